@@ -1,0 +1,26 @@
+# Each target works alone on a fresh checkout: it makes .venv first, and is quick once that is there.
+# make PYTHON=python3.12 venv     takes another Python (3.10 to 3.13).
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make venv     takes torch without CUDA.
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: venv test demo
+.DELETE_ON_ERROR:
+
+venv: $(STAMP)
+
+# torch comes first and alone, so that its pin decides and nothing else draws in another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)" --constraint constraints.txt
+	$(PY) -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $(STAMP)
+
+test: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+demo: $(STAMP)
+	$(PY) Testing/demo.py --output demo

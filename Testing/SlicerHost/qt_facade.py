@@ -1,0 +1,193 @@
+"""The ``qt`` module: every Qt class in one flat namespace, with PythonQt's manners on PySide6.
+
+PythonQt shows a Qt property as an attribute (``button.text = "Apply"``) beside its setter (``button.setText("Apply")``)
+and refuses an attribute that does not exist (``button.txt = "Apply"`` is an error, not a new attribute). PySide6 has
+its own switch for properties, ``__feature__.true_property``, but it takes the setters and ``isEnabled`` away, which
+modules call as well; so the host puts the properties on PySide6's classes itself, read from Qt's own description of each
+class (its meta-object). Enumerations are integers in PythonQt: ``checkBox.checkState() == 2`` must hold.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+# Bits of PySide6's own option: every enumeration inherits from int (2), and Qt's unscoped names stay (4, 8).
+sys.pyside6_option_python_enum = 0x02 | 0x04 | 0x08  # type: ignore[attr-defined]
+
+import shiboken6  # noqa: E402
+from PySide6 import (  # noqa: E402
+    QtCore,
+    QtGui,
+    QtNetwork,
+    QtPrintSupport,
+    QtSql,
+    QtSvg,
+    QtSvgWidgets,
+    QtTest,
+    QtUiTools,
+    QtWidgets,
+    QtXml,
+)
+
+from . import signals  # noqa: E402
+
+QT_MODULES = (
+    QtCore, QtGui, QtWidgets, QtNetwork, QtSvg, QtSvgWidgets, QtXml, QtUiTools, QtPrintSupport, QtSql, QtTest,
+)  # fmt: skip
+
+_pyside_getattribute = QtCore.QObject.__getattribute__
+_native_classes: set[type] = set()
+
+
+def native(cls: type) -> type:
+    """Class decorator for the host's widgets: in Slicer they are C++ classes, so unknown attributes are refused."""
+    _native_classes.add(cls)
+    return cls
+
+
+def is_native(cls: type) -> bool:
+    """Whether ``cls`` is a C++ class in Slicer, as against a class that a module derived in Python."""
+    return cls in _native_classes or cls.__module__.startswith("PySide6.")
+
+
+class QtProperty:
+    """A Qt property as a Python attribute. ``method`` is the getter that PySide6 had under the same name, if any."""
+
+    def __init__(self, name: str, method: Any, writable: bool):
+        self.name = name
+        self.method = method
+        self.writable = writable
+
+    def __get__(self, obj: QtCore.QObject | None, owner: type | None = None) -> Any:
+        if isinstance(self.method, staticmethod):  # QTimer.singleShot is a property and a static function
+            return self.method.__get__(obj, owner) if obj is None else obj.property(self.name)
+        if obj is None:
+            return self if self.method is None else self.method.__get__(None, owner)
+        if self.method is not None:
+            return self.method.__get__(obj, owner)()
+        return obj.property(self.name)
+
+    def __set__(self, obj: QtCore.QObject, value: Any) -> None:
+        if not self.writable:
+            raise AttributeError(f"Property {self.name!r} of {type(obj).__name__} is read-only")
+        setter = getattr(obj, "set" + self.name[0].upper() + self.name[1:], None)
+        if setter is not None:
+            setter(value)
+        elif not obj.setProperty(self.name, value):
+            raise AttributeError(f"Property {self.name!r} of {type(obj).__name__} does not accept {value!r}")
+
+
+def _getattribute(self: QtCore.QObject, name: str) -> Any:
+    if name == "connect":
+        return types.MethodType(signals.connect, self)
+    if name == "disconnect":
+        return types.MethodType(signals.disconnect, self)
+    value = _pyside_getattribute(self, name)
+    return signals.find_signal(self, name) if type(value) is QtCore.SignalInstance else value
+
+
+def _getattr(self: QtCore.QObject, name: str) -> Any:
+    """Attributes that no class defines: the alias ``name`` of objectName, and dynamic properties."""
+    if not name.startswith("__"):
+        if name == "name":
+            return self.objectName
+        if name.encode() in [key.data() for key in self.dynamicPropertyNames()]:
+            return self.property(name)
+    raise AttributeError(f"{type(self).__name__} has no attribute named {name!r}")
+
+
+def _setattr(self: QtCore.QObject, name: str, value: Any) -> None:
+    cls = type(self)
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            descriptor = base.__dict__[name]
+            if hasattr(type(descriptor), "__set__"):
+                descriptor.__set__(self, value)
+                return
+            if is_native(cls) and not name.startswith("_"):
+                raise AttributeError(f"{name!r} of {cls.__name__} is not a property and can not be assigned")
+            break
+    if name == "name" and "name" not in self.__dict__:
+        self.setObjectName(value)
+    elif name.encode() in [key.data() for key in self.dynamicPropertyNames()]:
+        self.setProperty(name, value)
+    elif is_native(cls) and not (name.startswith("_") and cls in _native_classes):
+        raise AttributeError(f"{cls.__name__} has no attribute named {name!r}, and new ones can not be added to it")
+    else:
+        self.__dict__[name] = value
+
+
+def _add_properties(cls: type) -> None:
+    """Put the properties that ``cls`` declares on it, and those that its own methods would hide again (sizeHint)."""
+    meta = cls.staticMetaObject  # type: ignore[attr-defined]
+    for index in range(meta.propertyCount()):
+        entry = meta.property(index)
+        name = entry.name()
+        if entry.isReadable() and (index >= meta.propertyOffset() or name in cls.__dict__):
+            method = next((base.__dict__[name] for base in cls.__mro__ if name in base.__dict__), None)
+            if isinstance(method, QtProperty):
+                method = method.method
+            setattr(cls, name, QtProperty(name, method, entry.isWritable()))
+
+
+def _class_name(self: QtCore.QObject) -> str:
+    return self.metaObject().className()
+
+
+def _find(name: str) -> Any:
+    """``findChild`` and ``findChildren`` that also take the class as a string, and skip deleted objects."""
+    original = getattr(QtCore.QObject, name)
+
+    def find(self: QtCore.QObject, kind: Any = QtCore.QObject, *arguments: Any) -> Any:
+        if not isinstance(kind, str):
+            return original(self, kind, *arguments)
+        named = [child for child in self.findChildren(QtCore.QObject, *arguments) if child.inherits(kind)]
+        return named if name == "findChildren" else next(iter(named), None)
+
+    return find
+
+
+def qt_names() -> dict[str, Any]:
+    """Every public name of Qt. PySide6 loads a class when it is asked for, so ``vars`` would miss most."""
+    return {name: getattr(module, name) for module in QT_MODULES for name in dir(module) if not name.startswith("_")}
+
+
+def _adopt_pythonqt_manners() -> None:
+    """Change PySide6's classes once, for the whole process."""
+    QtCore.QObject.findChild = _find("findChild")
+    QtCore.QObject.findChildren = _find("findChildren")
+    classes = {c for c in qt_names().values() if isinstance(c, type) and issubclass(c, QtCore.QObject)}
+    for cls in sorted(classes, key=lambda c: len(c.__mro__)):
+        _add_properties(cls)
+        cls.__setattr__ = _setattr  # type: ignore[assignment,method-assign]
+    QtCore.QObject.className = _class_name  # type: ignore[attr-defined]
+    QtCore.QObject.delete = lambda self: shiboken6.delete(self)  # type: ignore[attr-defined]
+    QtCore.QObject.__getattr__ = _getattr  # type: ignore[attr-defined]
+    QtCore.QObject.__getattribute__ = _getattribute  # type: ignore[method-assign,assignment]
+
+
+def _add_qt5_names(namespace: dict[str, Any]) -> None:
+    """Names that Slicer's Qt has and Qt 6 moved or renamed."""
+    for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QCoreApplication, QtCore.QEventLoop, QtGui.QDrag):
+        cls.exec_ = lambda self, *arguments: self.exec(*arguments)  # type: ignore[attr-defined]
+    QtWidgets.QLayout.margin = property(  # type: ignore[attr-defined]
+        lambda self: self.contentsMargins().left(),
+        lambda self, margin: self.setContentsMargins(margin, margin, margin, margin),
+    )
+    QtWidgets.QLayout.setMargin = lambda self, margin: self.setContentsMargins(*[margin] * 4)  # type: ignore[attr-defined]
+    QtCore.Qt.MidButton = QtCore.Qt.MouseButton.MiddleButton
+    QtGui.QFontMetrics.width = QtGui.QFontMetrics.horizontalAdvance
+    namespace["QRegExp"] = QtCore.QRegularExpression
+    namespace["QRegExpValidator"] = QtGui.QRegularExpressionValidator
+
+
+def make_module() -> types.ModuleType:
+    """The module that ``import qt`` gives; call it once, before any widget is made."""
+    _adopt_pythonqt_manners()
+    module = types.ModuleType("qt", "Qt in one namespace, with PythonQt's manners (made by SlicerHost)")
+    module.__dict__.update(qt_names())
+    _add_qt5_names(module.__dict__)
+    sys.modules["qt"] = module
+    return module

@@ -1,0 +1,132 @@
+"""CTK's widgets that choose a file or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PySide6 import QtCore, QtWidgets
+
+from .widget_api import implements, interface
+
+MAXIMUM_HISTORY = 20  # paths that ctkPathLineEdit keeps in the settings
+
+
+@implements
+class ctkPathLineEdit(interface("ctkPathLineEdit")):  # type: ignore[misc]
+    """A path to type, to choose from the history, or to browse for."""
+
+    defaults = {**interface("ctkPathLineEdit").defaults, "showBrowseButton": True, "showHistoryButton": True}
+
+    def __init__(self, *arguments: Any):
+        parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
+        super().__init__(parent)
+        self.store("filters", self.Files | self.NoDot | self.NoDotDot | self.AllEntries)
+        self._combo_box = QtWidgets.QComboBox(self)
+        self._combo_box.setEditable(True)
+        self._combo_box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        self._combo_box.editTextChanged.connect(lambda text: self.setCurrentPath(text))
+        self._button = QtWidgets.QToolButton(self)
+        self._button.setText("...")
+        self._button.clicked.connect(lambda: self.browse())
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo_box)
+        layout.addWidget(self._button)
+
+    def comboBox(self) -> QtWidgets.QComboBox:
+        """The history."""
+        return self._combo_box
+
+    def setCurrentPath(self, path: Any) -> None:
+        """The path, as text; a path of another system's style is taken as it is."""
+        path = str(path)
+        was_valid = self._is_valid(self.currentPath)
+        if self.store("currentPath", path):
+            self._combo_box.setEditText(path)
+            if self._is_valid(path) != was_valid:
+                self.validInputChanged.emit(not was_valid)
+
+    def _is_valid(self, path: str) -> bool:
+        if not path:
+            return False
+        wants_folder = self.filters & self.Dirs and not self.filters & self.Files
+        return Path(path).is_dir() if wants_folder else Path(path).exists() or bool(self.filters & self.Writable)
+
+    def browse(self) -> None:
+        """Ask with Qt's file dialog; nothing changes when the user cancels."""
+        dialog = QtWidgets.QFileDialog
+        if self.filters & self.Dirs and not self.filters & self.Files:
+            path = dialog.getExistingDirectory(self, self.label, self.currentPath)
+        else:
+            path = dialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))[0]
+        if path:
+            self.setCurrentPath(path)
+
+    def addCurrentPathToHistory(self) -> None:
+        """Keep the path in the settings under ``settingKey``, newest first."""
+        if not self.currentPath or not self.settingKey:
+            return
+        history = [path for path in self._history() if path != self.currentPath]
+        QtCore.QSettings().setValue(self.settingKey, [self.currentPath, *history][:MAXIMUM_HISTORY])
+
+    def _history(self) -> list[str]:
+        kept = QtCore.QSettings().value(self.settingKey) or []
+        return [kept] if isinstance(kept, str) else list(kept)
+
+    def setSettingKey(self, key: str) -> None:
+        """Where the history is kept; the newest path becomes the current one."""
+        self.store("settingKey", str(key))
+        self.retrieveHistory()
+
+    def retrieveHistory(self) -> None:
+        """Fill the list from the settings."""
+        history = self._history() if self.settingKey else []
+        self._combo_box.blockSignals(True)
+        self._combo_box.clear()
+        self._combo_box.addItems(history)
+        self._combo_box.setEditText(self.currentPath)
+        self._combo_box.blockSignals(False)
+        if history and not self.currentPath:
+            self.setCurrentPath(history[0])
+
+    def setShowBrowseButton(self, show: bool) -> None:
+        """Show or hide the button beside the path."""
+        self.store("showBrowseButton", bool(show))
+        self._button.setVisible(show)
+
+
+@implements
+class ctkDirectoryButton(interface("ctkDirectoryButton")):  # type: ignore[misc]
+    """A button that shows a folder and lets the user choose another."""
+
+    defaults = {**interface("ctkDirectoryButton").defaults, "directory": "."}
+
+    def __init__(self, *arguments: Any):
+        parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
+        super().__init__(parent)
+        self._button = QtWidgets.QPushButton(self)
+        self._button.clicked.connect(lambda: self.browse())
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._button)
+        first = next((argument for argument in arguments if isinstance(argument, str)), None)
+        self.setDirectory(first or str(Path.cwd()))
+
+    def setDirectory(self, directory: Any) -> None:
+        """The folder; kept as an absolute path."""
+        path = QtCore.QDir(str(directory)).path()
+        self.store("directory", path)
+        self._button.setText(self.stored("text") or path)
+
+    def setText(self, text: str) -> None:
+        """Text in place of the path."""
+        self.store("text", text)
+        self._button.setText(text or self.directory)
+
+    def browse(self) -> None:
+        """Ask with Qt's folder dialog."""
+        path = QtWidgets.QFileDialog.getExistingDirectory(self, self.caption, self.directory)
+        if path:
+            self.setDirectory(path)
+            self.directorySelected.emit(path)

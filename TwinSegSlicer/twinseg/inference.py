@@ -1,0 +1,251 @@
+"""Segmentation of a case by a trained network: the whole volume in one pass where it fits, else in windows.
+
+When memory runs out the next smaller way is taken (whole on the GPU, windows on the GPU, the CPU) and said. A callback
+is told how far the work is and may stop it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import psutil
+import torch
+from monai.data.utils import compute_importance_map
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from twinseg.cases import LoadedCase
+from twinseg.errors import InputError, OutOfSpaceError
+from twinseg.network import ViTUNet
+from twinseg.preprocessing import label_values, prepare, restore, restore_labels
+from twinseg.tasks import Task
+from twinseg.volumes import Volume
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[int, int, int]
+Report = Callable[[float, str], bool | None]
+"""Told the share that is done (0 to 1) and the stage in words; stops the work by returning True."""
+
+BYTES_A_FEATURE = 18
+"""Peak memory of a pass is about this times the voxels times the channels at full resolution (bfloat16, measured)."""
+
+OVERLAP = 0.5
+"""Share of a window that its neighbour covers too."""
+
+
+class Cancelled(Exception):
+    """The callback asked to stop; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What `segment` gives, on the case's own grid.
+
+    Attributes:
+        labels: (X, Y, Z) label map with the task's label values, with the reference image's affine.
+        uncertainty: (X, Y, Z) float32, or None: entropy of the class probabilities, 0 (sure) to 1 (all classes alike).
+        computed: where and how it was computed, in words.
+    """
+
+    labels: Volume
+    uncertainty: Volume | None
+    computed: str
+
+
+def segment(
+    network: ViTUNet,
+    case: LoadedCase,
+    task: Task,
+    *,
+    device: torch.device | str = "cpu",
+    flips: bool = False,
+    uncertainty: bool = False,
+    report: Report = lambda done, stage: None,
+) -> Segmentation:
+    """Segment a case. `flips` averages over mirrored copies: slower, a little better.
+
+    Raises Cancelled when `report` asks for it, OutOfSpaceError when no way fits the memory.
+    """
+    _tell(report, 0.0, "preparing the images")
+    prepared = prepare(case, task)
+    probabilities, computed = predict_anywhere(network, prepared.image, task, device, flips=flips, report=report)
+    _tell(report, 0.9, "putting the result on the image's grid")
+    channels = restore_labels(probabilities, prepared, case.reference)
+    values = np.asarray(label_values(task), np.uint8 if max(label_values(task)) < 256 else np.uint16)
+    labels = clean_up(values[channels], task, case.reference.spacing)
+    entropy = None
+    if uncertainty:
+        entropy = Volume(restore(normalized_entropy(probabilities), prepared, case.reference), case.reference.affine)
+    _tell(report, 1.0, "done")
+    return Segmentation(Volume(labels, case.reference.affine), entropy, computed)
+
+
+def predict_anywhere(
+    network: ViTUNet,
+    image: NDArray[np.float32],
+    task: Task,
+    device: torch.device | str,
+    *,
+    flips: bool = False,
+    report: Report = lambda done, stage: None,
+) -> tuple[NDArray[np.float32], str]:
+    """`predict` in the largest way that fits the memory, and in words which one that was."""
+    device = torch.device(device)
+    smaller: Triple = tuple(-(-size // (2 * step)) * step for size, step in zip(task.patch, network.config.total_stride, strict=True))  # type: ignore[assignment]
+    ways: list[tuple[torch.device, Triple | None]] = [(device, None), (device, task.patch), (device, smaller)]
+    if device.type != "cpu":
+        cpu = torch.device("cpu")
+        ways += [(cpu, None), (cpu, task.patch), (cpu, smaller)]
+    for way_device, window in ways:
+        name = f"{way_device.type}, " + ("whole volume" if window is None else f"windows of {'×'.join(map(str, window))}")
+        size = image.shape[1:] if window is None else window
+        needed = BYTES_A_FEATURE * network.config.channels[0] * int(np.prod(size))
+        if needed > free_memory(way_device):
+            logger.warning("%s would need %.1f GB of memory; a smaller way is taken", name, needed / 1e9)
+            continue
+        try:
+            return predict(network, image, task, way_device, window=window, flips=flips, report=report), name
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            logger.warning("%s ran out of memory; a smaller way is taken", name)
+            release_memory(way_device)
+    raise OutOfSpaceError("not enough memory to segment this case: close other programs, or use a machine with more")
+
+
+def predict(
+    network: ViTUNet,
+    image: NDArray[np.float32],
+    task: Task,
+    device: torch.device | str = "cpu",
+    *,
+    window: Triple | None = None,
+    flips: bool = False,
+    report: Report = lambda done, stage: None,
+) -> NDArray[np.float32]:
+    """Class probabilities (classes, X, Y, Z) of an image (C, X, Y, Z): in one pass, or in overlapping windows.
+
+    Windows are blended by a Gaussian (Isensee et al. 2021, nnU-Net). Flips mirror along the axes that the task allows.
+    """
+    device = torch.device(device)
+    network = network.to(device).eval()
+    size: Triple = image.shape[1:]  # type: ignore[assignment]
+    places = [(slice(None),) * 3] if window is None else window_places(size, window)
+    turns = [[], *([axis + 1] for axis in task.flip_axes if flips)]
+    total = torch.zeros((network.config.out_channels, *size))
+    weight = torch.zeros(size)
+    importance = torch.ones(()) if window is None else compute_importance_map(window, "gaussian", 0.125, dtype=torch.float32)
+    with torch.inference_mode(), autocast(device):
+        for step, (turn, place) in enumerate(product(turns, places)):
+            part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *place)]))
+            share = importance if window is None else importance[tuple(slice(0, length) for length in part.shape[1:])]
+            scores = network(part.flip(turn)[None].to(device))[0].float().softmax(0).flip(turn).cpu()
+            total[(slice(None), *place)] += scores * share
+            weight[place] += share
+            _tell(report, 0.1 + 0.8 * (step + 1) / (len(turns) * len(places)), "segmenting")
+    return (total / weight).numpy()
+
+
+def window_places(size: Triple, window: Triple) -> list[tuple[slice, slice, slice]]:
+    """Where windows lie so that they cover an image evenly, each overlapping the next by at least `OVERLAP`."""
+    along = []
+    for length, width in zip(size, window, strict=True):
+        count = 1 if length <= width else int(np.ceil((length - width) / (width * (1 - OVERLAP)))) + 1
+        starts = np.linspace(0, max(0, length - width), count).round().astype(int)
+        along.append([slice(int(start), int(min(start + width, length))) for start in starts])
+    return [(x, y, z) for x, y, z in product(*along)]
+
+
+def normalized_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy of class probabilities (classes, X, Y, Z), divided by its largest value log(classes): 0 to 1."""
+    tensor = torch.from_numpy(probabilities)
+    return (torch.special.entr(tensor).sum(0) / np.log(len(tensor))).numpy()
+
+
+def clean_up(labels: NDArray[np.uint8], task: Task, spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Without connected components that the task calls too small (or all but the largest); spacing in mm."""
+    boxes = ndimage.find_objects(labels > 0)
+    if not boxes or not (task.cleanup.smallest_ml or task.cleanup.keep_largest):
+        return labels
+    inside = labels[boxes[0]]
+    components, count = ndimage.label(inside > 0, np.ones((3, 3, 3)))
+    millilitres = np.bincount(components.ravel()) * (np.prod(spacing) / 1000)
+    kept = millilitres >= task.cleanup.smallest_ml
+    if task.cleanup.keep_largest:
+        kept = np.arange(count + 1) == 1 + int(np.argmax(millilitres[1:]))
+    result = labels.copy()
+    result[boxes[0]] = np.where(kept[components], inside, 0)
+    return result
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name (auto, cpu, cuda, cuda:1, mps); auto takes the GPU with the most free memory, or the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+            return torch.device("cuda", int(np.argmax(free)))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here ({reason}): use --device cpu or auto") from error
+    return device
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Lower precision where the device is faster with it: bfloat16 on GPUs and on CPUs that have units for it."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    if device.type == "cpu" and bfloat16_is_faster():
+        return torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@lru_cache(maxsize=1)
+def bfloat16_is_faster() -> bool:
+    """Whether this CPU convolves faster in bfloat16 than in float32: timed once, in some 20 ms."""
+    seconds = {}
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            layer = nn.Conv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            x = torch.zeros(1, 32, 24, 24, 24, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
+            layer(x)
+            started = time.perf_counter()
+            for _ in range(3):
+                layer(x)
+            seconds[dtype] = time.perf_counter() - started
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give memory that torch keeps for itself back to the GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "not enough memory" in text
+
+
+def _tell(report: Report, done: float, stage: str) -> None:
+    if report(done, stage):
+        raise Cancelled(stage)

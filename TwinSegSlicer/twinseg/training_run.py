@@ -1,0 +1,194 @@
+"""`twinseg train`: from a folder of labelled cases to a model file, its checkpoint and its curve."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from twinseg import __version__
+from twinseg.cases import Case, Split, find_cases, load_case, split_cases
+from twinseg.errors import InputError
+from twinseg.home import data_folder
+from twinseg.model_file import load_model, save_model
+from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
+from twinseg.preprocessing import PreparedCase, label_values, prepare
+from twinseg.tasks import Task
+from twinseg.training import Trainer, TrainingConfig, TrainingProgress
+
+DEFAULT_MINUTES = {"small": 50.0, "base": 480.0}
+"""How long a training lasts when neither epochs nor minutes are given."""
+
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What `twinseg train` was asked for; see the command's help for the meaning of each."""
+
+    data: Path
+    task: Task
+    output: Path
+    init: Path | None = None
+    preset: str = "small"
+    epochs: int | None = None
+    minutes: float | None = None
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+    resume: bool = False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training can be gone on from."""
+        return self.output.with_suffix(".checkpoint")
+
+    @property
+    def curve(self) -> Path:
+        """The picture of the training."""
+        return self.output.with_suffix(".png")
+
+
+def train(
+    request: TrainingRequest,
+    report: Callable[[TrainingProgress], bool | None] = lambda progress: None,
+    prepared: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Train a segmentation model on the training part of a folder, keep the weights that score best on its validation part.
+
+    The test part is not looked at. Returns what was measured. Raises InputError for data that cannot be trained on.
+    """
+    if request.output.suffix != ".safetensors":
+        raise InputError(f"{request.output}: a model file ends in .safetensors; give the output such a name")
+    cases = find_cases(request.data, request.task, require_labels=True)
+    split = split_cases(split_file(request.data), cases)
+    training = prepare_all(cases, split.train, request.task, lambda done: prepared(done, len(split.train) + len(split.validation)))
+    validation = prepare_all(
+        cases, split.validation, request.task, lambda done: prepared(len(training) + done, len(training) + len(split.validation))
+    )
+    torch.manual_seed(request.seed)
+    network, parent = start(request)
+    trainer = Trainer(network, request.task, training, validation, training_config(request), request.device)
+    if request.resume and request.checkpoint.exists():
+        trainer.resume(request.checkpoint)
+    saved = time.monotonic()
+
+    def checkpoint_and_report(progress: TrainingProgress) -> bool | None:
+        nonlocal saved
+        stop = report(progress)
+        if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            trainer.save(request.checkpoint)
+            saved = time.monotonic()
+        return stop
+
+    trainer.run(checkpoint_and_report)
+    measured = {
+        "steps": trainer.state.step,
+        "minutes": round(trainer.state.seconds / 60, 2),
+        "parameters": count_parameters(network),
+        "validation_dice": trainer.state.best_dice if validation else None,
+        "cases": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+    }
+    measured["model_hash"] = save_model(
+        request.output,
+        trainer.best_weights,
+        task=request.task,
+        network=network.config.to_dict(),
+        provenance=provenance(request, split, parent, measured),
+    )
+    draw_curve(request.curve, trainer.state.history, request.task)
+    if trainer.done >= 1:
+        request.checkpoint.unlink(missing_ok=True)
+    return measured
+
+
+def split_file(data: Path) -> Path:
+    """Where the split of a data folder is kept: in it, or in TwinSeg's own folder for data that is read-only."""
+    folder = data if data.is_dir() else data.parent
+    writable = bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    if writable or (folder / "splits.json").exists():
+        return folder / "splits.json"
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return data_folder() / "splits" / f"{folder.resolve().name}-{name}.json"
+
+
+def prepare_all(
+    cases: Sequence[Case], names: Sequence[str], task: Task, report: Callable[[int], None]
+) -> list[PreparedCase]:
+    """The named cases as the network sees them, in memory."""
+    by_name = {case.name: case for case in cases}
+    prepared = []
+    for name in names:
+        case = by_name[name]
+        prepared.append(prepare(load_case(case, task), task, name=name, site=case.site))
+        report(len(prepared))
+    return prepared
+
+
+def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
+    """The network to train, with fresh weights or those of `init`, and the hash of the model that it came from."""
+    task = request.task
+    if request.init is None:
+        return build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides)), None
+    parent = load_model(request.init)
+    if parent.card.task.fingerprint() == task.fingerprint():
+        network = build_network(NetworkConfig.from_dict(parent.card.network))
+    else:
+        network = build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides))
+    own = network.state_dict()
+    fitting = {name: tensor for name, tensor in parent.tensors.items() if name in own and own[name].shape == tensor.shape}
+    if 2 * sum(tensor.numel() for tensor in fitting.values()) < sum(tensor.numel() for tensor in own.values()):
+        raise InputError(f"{request.init}: its network is too different to start from; leave out --init or use its preset")
+    network.load_state_dict({**own, **fitting})
+    return network, parent.card.hash
+
+
+def training_config(request: TrainingRequest) -> TrainingConfig:
+    """Epochs or minutes as asked, else the preset's minutes."""
+    if request.epochs is not None:
+        return TrainingConfig(epochs=request.epochs, seed=request.seed)
+    return TrainingConfig(minutes=request.minutes or DEFAULT_MINUTES[request.preset], seed=request.seed)
+
+
+def provenance(request: TrainingRequest, split: Split, parent: str | None, measured: dict[str, Any]) -> dict[str, Any]:
+    """What the model file says of how it came to be. No patient is named in it: a model may leave the house."""
+    return {
+        "program": f"twinseg {__version__}",
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {request.device.type}, {torch.get_num_threads()} threads",
+        "date": datetime.date.today().isoformat(),
+        "data": request.data.resolve().name,
+        "parent": parent,
+        "seed": request.seed,
+        "preset": request.preset,
+        "metrics": measured,
+    }
+
+
+def draw_curve(path: Path, history: Sequence[dict[str, float]], task: Task) -> None:
+    """The training's loss and validation Dice over its minutes, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    minutes = np.array([row["seconds"] for row in history]) / 60
+    left.plot(minutes, [row["loss"] for row in history], color="tab:gray", label="training loss")
+    left.set_xlabel("minutes")
+    left.set_ylabel("training loss")
+    left.set_ylim(bottom=0)
+    scored = [(row["seconds"] / 60, row["validation_dice"]) for row in history if "validation_dice" in row]
+    if scored:
+        right = left.twinx()
+        right.plot(*zip(*scored, strict=True), color="tab:blue", marker="o", markersize=3, label="validation Dice")
+        right.set_ylabel("validation Dice", color="tab:blue")
+        right.set_ylim(0, 1)
+    left.set_title(f"{task.title}: training")
+    figure.savefig(path, dpi=110)
