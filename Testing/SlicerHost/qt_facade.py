@@ -52,6 +52,15 @@ def is_native(cls: type) -> bool:
     return cls in _native_classes or cls.__module__.startswith("PySide6.")
 
 
+def set_property(obj: QtCore.QObject, name: str, value: Any) -> None:
+    """Set a property by its setter, ``setText`` for ``text``, or through Qt where there is none."""
+    setter = getattr(obj, "set" + name[0].upper() + name[1:], None)
+    if setter is not None:
+        setter(value)
+    elif not obj.setProperty(name, value):
+        raise AttributeError(f"Property {name!r} of {type(obj).__name__} does not accept {value!r}")
+
+
 class QtProperty:
     """A Qt property as a Python attribute. ``method`` is the getter that PySide6 had under the same name, if any."""
 
@@ -72,11 +81,7 @@ class QtProperty:
     def __set__(self, obj: QtCore.QObject, value: Any) -> None:
         if not self.writable:
             raise AttributeError(f"Property {self.name!r} of {type(obj).__name__} is read-only")
-        setter = getattr(obj, "set" + self.name[0].upper() + self.name[1:], None)
-        if setter is not None:
-            setter(value)
-        elif not obj.setProperty(self.name, value):
-            raise AttributeError(f"Property {self.name!r} of {type(obj).__name__} does not accept {value!r}")
+        set_property(obj, self.name, value)
 
 
 def _getattribute(self: QtCore.QObject, name: str) -> Any:
@@ -100,15 +105,22 @@ def _getattr(self: QtCore.QObject, name: str) -> Any:
 
 def _setattr(self: QtCore.QObject, name: str, value: Any) -> None:
     cls = type(self)
+    if type(value) is QtCore.SignalInstance:  # PySide6 keeps the signals of an object that were asked for in it
+        self.__dict__[name] = value
+        return
     for base in cls.__mro__:
         if name in base.__dict__:
             descriptor = base.__dict__[name]
+            if isinstance(descriptor, QtCore.Property):
+                set_property(self, name, value)
+                return
             if hasattr(type(descriptor), "__set__"):
                 descriptor.__set__(self, value)
                 return
-            if is_native(cls) and not name.startswith("_"):
+            if is_native(cls) and not name.startswith("_") and callable(descriptor):
                 raise AttributeError(f"{name!r} of {cls.__name__} is not a property and can not be assigned")
-            break
+            self.__dict__[name] = value
+            return
     if name == "name" and "name" not in self.__dict__:
         self.setObjectName(value)
     elif name.encode() in [key.data() for key in self.dynamicPropertyNames()]:

@@ -71,13 +71,16 @@ def _call_builtin(callback: Callable[..., Any], arguments: tuple[Any, ...]) -> N
     callback()
 
 
-def make_adapter(callback: Callable[..., Any], sent: int | None) -> Adapter:
-    """A slot that calls ``callback`` with at most ``sent`` arguments and at most as many as it takes."""
+def make_adapter(callback: Callable[..., Any], types: list[str] | None) -> Adapter:
+    """A slot that calls ``callback`` with the arguments that the connection's signature lists, ``types``, and at most as
+    many as it takes. ``currentNodeChanged(bool)`` is served by the signal that carries the node."""
+    sent = None if types is None else len(types)
+    to_bool = [index for index, kind in enumerate(types or ()) if kind == "bool"]
     limit = accepted_arguments(callback)
     is_builtin = inspect.isbuiltin(callback)
 
     def adapter(*arguments: Any) -> None:
-        arguments = arguments[:sent]
+        arguments = tuple(bool(value) if index in to_bool else value for index, value in enumerate(arguments[:sent]))
         try:
             if is_builtin:
                 _call_builtin(callback, arguments)
@@ -92,7 +95,7 @@ def make_adapter(callback: Callable[..., Any], sent: int | None) -> Adapter:
 class Signal:
     """A signal of one object: ``button.clicked`` in a module. ``signature`` is one that the object's class has."""
 
-    def __init__(self, sender: QtCore.QObject, signature: str, arguments: int | None = None):
+    def __init__(self, sender: QtCore.QObject, signature: str, arguments: list[str] | None = None):
         self._sender = sender
         self._signature = signature
         self._arguments = arguments
@@ -140,7 +143,7 @@ def find_signal(sender: QtCore.QObject, signature: str) -> Signal | None:
     if best is None:
         return None
     declared = listed.rstrip(")")
-    sent = (declared.count(",") + 1 if declared else 0) if "(" in signature else None
+    sent = (declared.split(",") if declared else []) if "(" in signature else None
     return Signal(sender, signature if signature in best and sent else best[-1], sent)
 
 

@@ -106,6 +106,11 @@ def _method(name: str) -> dict[str, Any]:
     return {name: set_value, key: lambda self: self.stored(key)}
 
 
+def _weight(signature: str) -> tuple[int, bool, bool]:
+    """Of two signals of one name, the host declares the one with more arguments, an object, or a number as argument."""
+    return signature.count(",") + (not signature.endswith("()")), "*" in signature, "QString" not in signature
+
+
 def interface(name: str) -> type:
     """A class with the described interface of ``name``, to derive from. Raises KeyError for an unknown name."""
     entry = API[name]
@@ -115,7 +120,7 @@ def interface(name: str) -> type:
     members["defaults"] = {**getattr(base, "defaults", {})}
     for method in entry.get("methods", ()):
         members.update({key: value for key, value in _method(method).items() if not hasattr(base, key)})
-    for signature in sorted(entry.get("signals", ()), key=lambda text: text.count(",") + (not text.endswith("()"))):
+    for signature in sorted(entry.get("signals", ()), key=_weight):
         signal, _, arguments = signature.rstrip(")").partition("(")
         types = [SIGNAL_TYPES.get(kind, object) for kind in arguments.split(",") if kind]
         if not hasattr(base, signal):

@@ -34,7 +34,9 @@ KEYS = ("image", "labels")
 class ChangeIntensity(MapTransform, Randomizable):
     """Gamma, scale and shift, drawn for each sequence of `image` (C, X, Y, Z): scanners differ sequence by sequence."""
 
-    def __init__(self, scale: float = 0.25, shift: float = 0.25, gamma: float = 0.5, gamma_probability: float = 0.3) -> None:
+    def __init__(
+        self, scale: float = 0.25, shift: float = 0.25, gamma: float = 0.5, gamma_probability: float = 0.3
+    ) -> None:
         MapTransform.__init__(self, ("image",))
         self.scale, self.shift, self.gamma, self.gamma_probability = scale, shift, gamma, gamma_probability
 
@@ -94,4 +96,3 @@ def training_transform(task: Task, drop_probability: float = 0.15) -> Compose:
         DropSequences(drop_probability),
     ]
     return Compose(steps)
-

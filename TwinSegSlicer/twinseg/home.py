@@ -16,3 +16,11 @@ def data_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library/Application Support/TwinSeg"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "twinseg"
+
+
+def resource_folders(kind: str) -> list[Path]:
+    """Where files of a kind ("Tasks", "Models") are looked for: the user's own folder first, then what ships."""
+    package = Path(__file__).resolve().parent
+    # Beside the package in a checkout and in Slicer's flat install, inside it in a wheel.
+    candidates = [data_folder() / kind.lower(), package.parent / "Resources" / kind, package / "Resources" / kind]
+    return [folder for folder in candidates if folder.is_dir()]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +21,7 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import nn
 
 from twinseg.cases import LoadedCase
 from twinseg.errors import InputError, OutOfSpaceError
@@ -100,13 +101,18 @@ def predict_anywhere(
 ) -> tuple[NDArray[np.float32], str]:
     """`predict` in the largest way that fits the memory, and in words which one that was."""
     device = torch.device(device)
-    smaller: Triple = tuple(-(-size // (2 * step)) * step for size, step in zip(task.patch, network.config.total_stride, strict=True))  # type: ignore[assignment]
+    x, y, z = (
+        -(-size // (2 * step)) * step for size, step in zip(task.patch, network.config.total_stride, strict=True)
+    )
+    smaller = (x, y, z)
     ways: list[tuple[torch.device, Triple | None]] = [(device, None), (device, task.patch), (device, smaller)]
     if device.type != "cpu":
         cpu = torch.device("cpu")
         ways += [(cpu, None), (cpu, task.patch), (cpu, smaller)]
     for way_device, window in ways:
-        name = f"{way_device.type}, " + ("whole volume" if window is None else f"windows of {'×'.join(map(str, window))}")
+        name = f"{way_device.type}, " + (
+            "whole volume" if window is None else f"windows of {'×'.join(map(str, window))}"
+        )
         size = image.shape[1:] if window is None else window
         needed = BYTES_A_FEATURE * network.config.channels[0] * int(np.prod(size))
         if needed > free_memory(way_device):
@@ -138,16 +144,16 @@ def predict(
     """
     device = torch.device(device)
     network = network.to(device).eval()
-    size: Triple = image.shape[1:]  # type: ignore[assignment]
-    places = [(slice(None),) * 3] if window is None else window_places(size, window)
-    turns = [[], *([axis + 1] for axis in task.flip_axes if flips)]
+    size = (image.shape[1], image.shape[2], image.shape[3])
+    places = [(slice(None), slice(None), slice(None))] if window is None else window_places(size, window)
+    turns: list[list[int]] = [[], *([axis + 1] for axis in task.flip_axes if flips)]
     total = torch.zeros((network.config.out_channels, *size))
     weight = torch.zeros(size)
-    importance = torch.ones(()) if window is None else compute_importance_map(window, "gaussian", 0.125, dtype=torch.float32)
+    importance = torch.ones(size) if window is None else compute_importance_map(window, "gaussian", 0.125)
     with torch.inference_mode(), autocast(device):
         for step, (turn, place) in enumerate(product(turns, places)):
             part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *place)]))
-            share = importance if window is None else importance[tuple(slice(0, length) for length in part.shape[1:])]
+            share = importance[tuple(slice(0, length) for length in part.shape[1:])]
             scores = network(part.flip(turn)[None].to(device))[0].float().softmax(0).flip(turn).cpu()
             total[(slice(None), *place)] += scores * share
             weight[place] += share
@@ -171,7 +177,7 @@ def normalized_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32
     return (torch.special.entr(tensor).sum(0) / np.log(len(tensor))).numpy()
 
 
-def clean_up(labels: NDArray[np.uint8], task: Task, spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
+def clean_up(labels: NDArray[Any], task: Task, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """Without connected components that the task calls too small (or all but the largest); spacing in mm."""
     boxes = ndimage.find_objects(labels > 0)
     if not boxes or not (task.cleanup.smallest_ml or task.cleanup.keep_largest):
@@ -243,7 +249,11 @@ def release_memory(device: torch.device) -> None:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "not enough memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "not enough memory" in text
+    )
 
 
 def _tell(report: Report, done: float, stage: str) -> None:

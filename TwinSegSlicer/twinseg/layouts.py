@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
@@ -24,11 +25,11 @@ logger = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LABELS = "labels"  # stands where a sequence's name stands, for the file that holds the label map
 LABEL_NAMES = (LABELS, "label", "seg", "segmentation", "segmentations", "mask", "gt", "labelmap", "ground_truth")
-DATE = re.compile(
-    r"\d{4}[-_.]?\d{2}[-_.]?\d{2}|baseline|pre|post"
-    r"|(visit|ses|session|tp|time|timepoint|week|month|day|follow[-_]?up)[-_ ]?\d{0,4}",
-    re.IGNORECASE,
+_DATE = (
+    r"(?:19|20)\d{2}[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d|baseline|pre|post|frame\d+"
+    r"|(?:visit|ses|session|tp|time|timepoint|week|month|day|follow[-_]?up)[-_ ]?\d{0,4}"
 )
+DATE = re.compile(_DATE, re.IGNORECASE)
 # Folders that sort files by kind or phase. They say nothing of the site or the patient.
 CONTAINER = re.compile(
     r"(images?|labels?)(tr|ts)?|masks?|volumes?(_pt\d+)?|segmentations?|anat|nifti|hgg|lgg|train(ing)?|valid(ation)?"
@@ -39,8 +40,11 @@ CONTAINER = re.compile(
 IDENTITIES = (
     re.compile(r"(?P<patient>brats-[a-z]+-\d+)-(?P<date>\d+)", re.IGNORECASE),
     re.compile(r"(?P<patient>brats1[789]_(?P<site>[a-z]+|\d{4}|tcia\d+)_\w+?)_(?P<date>\d+)", re.IGNORECASE),
-    re.compile(r"(?P<patient>patient\d+)_(?P<date>frame\d+)", re.IGNORECASE),  # ACDC
+    re.compile(
+        rf"(?P<patient>.+?)[-_. ](?P<date>{_DATE})", re.IGNORECASE
+    ),  # ACDC's patient001_frame01, BIDS, own names
 )
+DATASET_IMAGES = ("imagesTr", "imagesTs")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -80,11 +84,11 @@ def find_cases(folder: str | Path, task: Task, require_labels: bool = False) -> 
     `Case.images`. Raises InputError where there is no case, and where two files claim to be the same sequence.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False where the folder above may not be entered
         raise InputError(f"{folder}: there is no such folder; check the path")
     if task.kind == "classification":
         cases = _read_classes(folder, task)
-    elif (folder / "dataset.json").is_file():
+    elif (folder / "dataset.json").is_file() and any((folder / name).is_dir() for name in DATASET_IMAGES):
         cases = _read_dataset(folder, task)
     else:
         cases = _read_tree(folder, task)
@@ -192,7 +196,8 @@ def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[tuple[str,
         images[name] = path
     above = list(parts)
     date = above.pop() if above and DATE.fullmatch(above[-1]) else None
-    if above and alone:
+    known = _identity(prefix)
+    if above and (alone or (known and above[-1] in (known[0], known["patient"]))):
         patient = above.pop()
     elif prefix:
         patient = prefix
@@ -202,9 +207,8 @@ def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[tuple[str,
             date, here = here.name, here.parent
         patient = here.name
     site = above[-1] if above else None
-    known = _identity(prefix) or _identity(patient)
     labels = images.pop(LABELS, None)
-    if known:
+    if known := known or _identity(patient):
         return Case(known["patient"], known[0], site or known.groupdict().get("site"), known["date"], images, labels)
     return Case(patient, f"{patient}_{date}" if date else patient, site, date, images, labels)
 
@@ -239,10 +243,10 @@ def _read_dataset(folder: Path, task: Task) -> list[Case]:
     known = _channels(file, names, task)
     label_map = _label_map(file, values, task)
     files = _files(folder, ENDINGS)
-    images = [path for path in files if path.parent.name in ("imagesTr", "imagesTs")]
+    images = [path for path in files if path.parent.name in DATASET_IMAGES]
     labels = {_stem(path): path for path in files if path.parent.name in ("labelsTr", "labelsTs")}
     if not images:
-        raise InputError(f"{folder}: imagesTr holds no image; unpack the data set so that it lies beside dataset.json")
+        raise InputError(f"{folder}: imagesTr and imagesTs hold no image; unpack the data set anew")
     cases = []
     if all(re.fullmatch(r".+_\d{4}", _stem(path)) for path in images):
         by_stem = {_stem(path): path for path in images}

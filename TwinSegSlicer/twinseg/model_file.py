@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 LARGEST_HEADER = 4 * 2**20  # bytes; a card with a thousand tensors takes about 0.1 MB
+BATCHNORM_COUNTER = "num_batches_tracked"
 DType = Literal["float32", "float16"]
 _DTYPE_NAMES = {"float32": "F32", "float16": "F16"}
 
@@ -93,9 +94,9 @@ def save_model(
 
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith(BATCHNORM_COUNTER):
             continue
-        _check_tensor(path, name, tensor, (torch.float64, torch.float32, torch.bfloat16, torch.float16))
+        check_tensor(path, name, tensor)
         stored[name] = tensor.detach().to("cpu", getattr(torch, dtype), copy=True).contiguous()
         if not torch.isfinite(stored[name]).all():
             raise InputError(f"{path}: tensor {name} has values beyond {dtype}'s range. Save the model as float32.")
@@ -145,11 +146,28 @@ def load_model(path: str | Path, *, expected_task: Task | None = None) -> Model:
     if expected_task is not None:
         _check_task(card, expected_task)
     for name, tensor in stored.items():
-        _check_tensor(path, name, tensor, (torch.float32, torch.float16))
+        check_tensor(path, name, tensor, ("float32", "float16"))
     del metadata["content_hash"]
     if _content_hash(stored, metadata) != card.hash:
         raise InputError(f"{path}: the content does not match its hash: it was damaged or altered. Fetch it again.")
     return Model(card, {name: tensor.to(torch.float32) for name, tensor in stored.items()})
+
+
+def check_tensor(
+    path: str | Path,
+    name: str,
+    tensor: torch.Tensor,
+    dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16"),
+) -> None:
+    """Raise an InputError that names ``path`` where a tensor is not of one of the types or holds NaN or infinity."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in dtypes:
+        wanted = " or ".join(dtypes)
+        raise InputError(f"{path}: tensor {name} is {dtype}, but a model holds {wanted} only. Use another model.")
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{path}: tensor {name} holds NaN or infinity. Use another model or train again.")
 
 
 def store_model(path: str | Path) -> Path:
@@ -237,17 +255,6 @@ def _content_hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     for key, value in sorted(metadata.items()):
         add([key.encode(), value.encode()])
     return digest.hexdigest()
-
-
-def _check_tensor(path: str | Path, name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    import torch
-
-    if tensor.dtype not in dtypes:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise InputError(f"{path}: tensor {name} is {kind}, but a model holds {wanted} only. Use another model.")
-    if not torch.isfinite(tensor).all():
-        raise InputError(f"{path}: tensor {name} holds NaN or infinity. Use another model or train again.")
 
 
 def _check_task(card: ModelCard, expected: Task) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import InputError
-from .model_file import DType, ModelCard, load_model, save_model
+from .model_file import BATCHNORM_COUNTER, DType, ModelCard, check_tensor, load_model, save_model
 from .tasks import Task, load_task
 from .volumes import write_atomically
 
@@ -113,8 +113,8 @@ def _network_definition(card: ModelCard) -> dict[str, Any]:
     if kind == "vit-unet":
         config = {"_target_": "twinseg.network.NetworkConfig.from_dict", "values": card.network}
         return {"_target_": "twinseg.network.build_network", "config": config}
-    arguments = {key: value for key, value in card.network.items() if key != "kind"}
-    return {"_target_": "DenseNet121", "spatial_dims": 2, **arguments}
+    channels = {key: card.network.get(key) for key in ("in_channels", "out_channels")}
+    return {"_target_": "DenseNet121", "spatial_dims": card.network.get("spatial_dims", 2), **channels}
 
 
 def _is_harmless(value: Any) -> bool:
@@ -130,9 +130,14 @@ def _is_harmless(value: Any) -> bool:
 
 def _inference(task: Task, network: dict[str, Any]) -> dict[str, Any]:
     """``inference.json``. It runs without pytorch-ignite: a list of cases needs no engine."""
-    own = ("twinseg.preprocessing", "twinseg.volumes")
+    imports = ["import collections", "import glob", "import numpy", "import os", "import torch"]
+    imports += ["from monai.utils import convert_to_dst_type"]
+    imports += ["from twinseg.preprocessing import normalize", "from twinseg.preprocessing import label_values"]
+    imports += [f"from twinseg.volumes import {name}" for name in ("Volume", "read_picture", "write_volume")]
+    load = "@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"
+    predict = "{**case, 'pred': @inferer(case['image'][None].to(@device), @network)[0]}"
     return {
-        "imports": [f"$import {module}" for module in ("collections", "glob", "os", "torch", *own)],
+        "imports": [f"${statement}" for statement in imports],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -143,16 +148,16 @@ def _inference(task: Task, network: dict[str, Any]) -> dict[str, Any]:
         "network": "$@network_def.to(@device).eval().requires_grad_(False)",
         **(_segmentation_steps() if task.kind == "segmentation" else _classification_steps()),
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
-        "initialize": ["$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"],
-        "run": [
-            "$collections.deque((@postprocessing({**case, 'pred': @inferer(case['image'][None].to(@device), @network)[0]})"
-            " for case in @dataset), maxlen=0)"
-        ],
+        "initialize": ["$os.makedirs(@output_dir, exist_ok=True)", f"${load}"],
+        "run": [f"$collections.deque((@postprocessing({predict}) for case in @dataset), maxlen=0)"],
     }
 
 
 def _segmentation_steps() -> dict[str, Any]:
-    normalize = "torch.stack([torch.as_tensor(twinseg.preprocessing.normalize(c.numpy(), @task)) for c in image])"
+    normalize = "numpy.stack([normalize(sequence, @task) for sequence in image.array])"
+    # MONAI 1.6's SaveImaged refuses images whose axes are not those of the world; ours keeps every affine.
+    file = "@output_dir + '/' + os.path.basename(os.path.dirname(pred.meta['filename_or_obj'])) + '.nii.gz'"
+    write = f"write_volume({file}, Volume(pred.array[0].astype('uint16'), pred.affine.numpy()))"
     return {
         "datalist": "$[{'image': [os.path.join(case, s.name + '.nii.gz') for s in @task.sequences]}"
         " for case in sorted(glob.glob(@dataset_dir + '/*/'))]",
@@ -160,9 +165,13 @@ def _segmentation_steps() -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
                 {"_target_": "Spacingd", "keys": "image", "pixdim": "$@task.spacing", "mode": "bilinear"},
-                {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: {normalize}"},
+                {
+                    "_target_": "Lambdad",
+                    "keys": "image",
+                    "func": f"$lambda image: convert_to_dst_type({normalize}, image)[0]",
+                },
             ],
         },
         "inferer": {
@@ -186,23 +195,15 @@ def _segmentation_steps() -> dict[str, Any]:
                     "_target_": "MapLabelValued",
                     "keys": "pred",
                     "orig_labels": "$list(range(1 + len(@task.labels)))",
-                    "target_labels": "$twinseg.preprocessing.label_values(@task)",
+                    "target_labels": "$label_values(@task)",
                 },
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "seg",
-                    "output_dtype": "$'uint16'",
-                    "resample": False,
-                },
+                {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda pred: {write}"},
             ],
         },
     }
 
 
 def _classification_steps() -> dict[str, Any]:
-    normalize = "torch.as_tensor(twinseg.preprocessing.normalize(image.numpy(), @task))"
     return {
         "datalist": "$[{'image': file, 'file': file} for file in sorted(glob.glob(@dataset_dir + '/*'))]",
         "preprocessing": {
@@ -211,10 +212,10 @@ def _classification_steps() -> dict[str, Any]:
                 {
                     "_target_": "Lambdad",
                     "keys": "image",
-                    "func": "$lambda file: torch.as_tensor(twinseg.volumes.read_picture(file))[None]",
+                    "func": "$lambda file: torch.as_tensor(read_picture(file))[None]",
                 },
                 {"_target_": "Resized", "keys": "image", "spatial_size": "$@task.patch[:2]"},
-                {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: {normalize}"},
+                {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: normalize(image.array, @task)"},
             ],
         },
         "inferer": {"_target_": "SimpleInferer"},
@@ -361,9 +362,18 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: is missing. Name the folder of a whole bundle.") from error
     except Exception as error:  # torch.load raises whatever its readers meet in a damaged file
         raise InputError(refused) from error
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict) or not all(map(_is_plain_tensor, weights.values())):
         raise InputError(refused)
-    return {str(name): tensor for name, tensor in weights.items()}
+    tensors = {str(name): tensor for name, tensor in weights.items() if not str(name).endswith(BATCHNORM_COUNTER)}
+    for name, tensor in tensors.items():
+        check_tensor(path, name, tensor)
+    return tensors
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _fits_float16(tensors: dict[str, torch.Tensor]) -> bool:

@@ -98,7 +98,9 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        samples = [functional.batch_norm(one, None, None, self.weight, self.bias, training=True) for one in x.split(1)]
+        samples = [
+            functional.batch_norm(one, None, None, self.weight, self.bias, training=True) for one in torch.split(x, 1)
+        ]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
@@ -107,8 +109,7 @@ class Convolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
-        padding = tuple(size // 2 for size in kernel)
-        self.convolution = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.convolution = nn.Conv3d(in_channels, out_channels, kernel, stride, _half(kernel), bias=False)
         self.norm = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, kernel: Triple) -> None:
         super().__init__()
         self.first = Convolution(channels, channels, kernel)
-        self.second = nn.Conv3d(channels, channels, kernel, padding=tuple(size // 2 for size in kernel), bias=False)
+        self.second = nn.Conv3d(channels, channels, kernel, padding=_half(kernel), bias=False)
         self.norm = InstanceNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,7 +234,9 @@ class ViTUNet(nn.Module):
         below = (*channels[1:], config.embedding)
         self.up = nn.ModuleList(Up(below[level], channels[level], strides[level]) for level in levels)
         self.merge = nn.ModuleList(
-            ResidualBlock(channels[level], kernels[level]) if level else Convolution(channels[0], channels[0], kernels[0])
+            ResidualBlock(channels[level], kernels[level])
+            if level
+            else Convolution(channels[0], channels[0], kernels[0])
             for level in levels
         )
         supervised = min(3, len(channels)) if config.deep_supervision else 1
@@ -285,9 +288,15 @@ def equal_parameters(config: NetworkConfig, variant: str) -> NetworkConfig:
     with torch.device("meta"):
         wanted = count_parameters(ViTUNet(config))
         candidates = [
-            replace(config, variant=variant, embedding=width) for width in range(config.heads * 4, 1200, config.heads * 2)
+            replace(config, variant=variant, embedding=width)
+            for width in range(config.heads * 4, 1200, config.heads * 2)
         ]
         return min(candidates, key=lambda candidate: abs(count_parameters(ViTUNet(candidate)) - wanted))
+
+
+def _half(kernel: Triple) -> Triple:
+    x, y, z = (size // 2 for size in kernel)
+    return x, y, z
 
 
 def _activate(x: Tensor) -> Tensor:

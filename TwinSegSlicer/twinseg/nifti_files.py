@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         affine = np.array(image.affine, float)
     except Exception as error:  # a header of random bytes makes nibabel raise anything
         raise InputError(f"{path}: this is not a NIfTI file, whatever its name says; export it as NIfTI") from error
+    # Looked at first, as nibabel takes the memory that the header asks for before it reads.
+    if min(image.shape, default=0) < 0 or math.prod(image.shape) * image.get_data_dtype().itemsize > len(content):
+        raise InputError(f"{path}: the file is damaged or cut short; copy or download it again")
     try:
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError) as error:
@@ -48,9 +52,10 @@ def to_bytes(path: Path, array: np.ndarray, affine: np.ndarray) -> bytes:
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    # A qform cannot hold shear; a reader that prefers it would then put the voxels elsewhere, so it is left out.
-    square = np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
-    image.set_qform(affine if square else None, code=1 if square else 0)
+    # A qform cannot hold shear, and turns near 180 degrees badly; a reader that prefers it would then put the voxels
+    # elsewhere, so it is left out.
+    image.set_qform(affine, code=1)
+    if not np.allclose(image.header.get_qform(), affine, rtol=0, atol=1e-4):
+        image.set_qform(None, code=0)
     content: bytes = image.to_bytes()
     return content

@@ -81,7 +81,9 @@ def region_channels(task: Task) -> list[list[int]]:
     return [[values.index(value) for value in region.labels] for region in task.regions]
 
 
-def network_grid(volume: Volume, spacing: tuple[float, float, float]) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+def network_grid(
+    volume: Volume, spacing: tuple[float, float, float]
+) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     """Affine and shape of the RAS grid at a spacing in mm; along axes that are near enough, the volume's own spacing."""
     own = np.asarray(to_ras(volume).spacing)
     near = np.abs(own - spacing) <= SPACING_TOLERANCE * np.asarray(spacing)
@@ -123,7 +125,9 @@ def restore_labels(prediction: NDArray[np.float32], prepared: PreparedCase, refe
     return best
 
 
-def restore(array: NDArray[np.float32], prepared: PreparedCase, reference: Volume, *, outside: float = 0.0) -> NDArray[np.float32]:
+def restore(
+    array: NDArray[np.float32], prepared: PreparedCase, reference: Volume, *, outside: float = 0.0
+) -> NDArray[np.float32]:
     """A map (X, Y, Z) on the prepared grid, put on the reference's own grid; `outside` where it does not reach."""
     return resample_to(Volume(array, prepared.affine), reference.affine, reference.array.shape, fill=outside).array
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InputError
-from .home import data_folder
+from .home import resource_folders
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -115,7 +115,7 @@ def load_task(name_or_path: str | Path) -> Task:
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return _read(path)
-    for folder in _folders():
+    for folder in resource_folders("Tasks"):
         if (file := folder / f"{name_or_path}.toml").is_file():
             return _read(file)
     known = ", ".join(task.name for task in list_tasks())
@@ -124,15 +124,10 @@ def load_task(name_or_path: str | Path) -> Task:
 
 def list_tasks() -> list[Task]:
     """All tasks that are known by name, sorted; a user's task hides the built-in one of the same name."""
-    files = {file.stem: file for folder in reversed(_folders()) for file in sorted(folder.glob("*.toml"))}
+    files = {
+        file.stem: file for folder in reversed(resource_folders("Tasks")) for file in sorted(folder.glob("*.toml"))
+    }
     return [_read(files[stem]) for stem in sorted(files)]
-
-
-def _folders() -> list[Path]:
-    package = Path(__file__).resolve().parent
-    # Beside the package in a checkout and in Slicer's flat install, inside it in a wheel.
-    candidates = [data_folder() / "tasks", package.parent / "Resources/Tasks", package / "Resources/Tasks"]
-    return [folder for folder in candidates if folder.is_dir()]
 
 
 def _read(path: Path) -> Task:

@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from twinseg.augmentation import training_transform
 from twinseg.errors import InputError
-from twinseg.volumes import write_atomically
 from twinseg.inference import predict
 from twinseg.metrics import dice
 from twinseg.network import ViTUNet
 from twinseg.preprocessing import PreparedCase, region_channels
 from twinseg.tasks import Task
+from twinseg.volumes import write_atomically
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     dice_weight: float = 0.5
     average_decay: float = 0.999
-    drop_probability: float = 0.15
+    drop_probability: float = 0.1
     validations: int = 20
     patience: int = 8
     loader_processes: int = 0
@@ -166,7 +166,7 @@ class Trainer:
         )
         self.state = TrainingState()
         self.averaged_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.best_weights = dict(self.averaged_weights)
+        self.best_weights = {name: tensor.clone() for name, tensor in self.averaged_weights.items()}
 
     @property
     def done(self) -> float:
@@ -227,7 +227,8 @@ class Trainer:
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
         first = self.state.step * self.config.batch_size
         endless = itertools.count(first)
-        return DataLoader(self.crops, self.config.batch_size, sampler=endless, num_workers=self.config.loader_processes)  # type: ignore[arg-type]
+        workers = self.config.loader_processes
+        return DataLoader(self.crops, self.config.batch_size, sampler=endless, num_workers=workers)
 
     def _step(self, batch: dict[str, Tensor]) -> float:
         for group in self.optimizer.param_groups:
@@ -284,6 +285,7 @@ class Trainer:
             self.network.load_state_dict(own)
 
     def _dice(self, case: PreparedCase) -> float:
+        assert case.labels is not None
         predicted = predict(self.network, case.image, self.task, self.device).argmax(0)
         regions = region_channels(self.task)
         return float(np.mean([dice(np.isin(predicted, region), np.isin(case.labels, region)) for region in regions]))

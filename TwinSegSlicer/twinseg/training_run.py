@@ -7,7 +7,7 @@ import hashlib
 import platform
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from twinseg import __version__
 from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import InputError
 from twinseg.home import data_folder
+from twinseg.inference import Cancelled, Report
 from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
 from twinseg.preprocessing import PreparedCase, label_values, prepare
@@ -42,7 +43,7 @@ class TrainingRequest:
     preset: str = "small"
     epochs: int | None = None
     minutes: float | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
     seed: int = 0
     resume: bool = False
 
@@ -57,44 +58,32 @@ class TrainingRequest:
         return self.output.with_suffix(".png")
 
 
-def train(
-    request: TrainingRequest,
-    report: Callable[[TrainingProgress], bool | None] = lambda progress: None,
-    prepared: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Train a segmentation model on the training part of a folder, keep the weights that score best on its validation part.
+def train(request: TrainingRequest, report: Report = lambda done, stage: None) -> dict[str, Any]:
+    """Train a segmentation model on the training part of a folder; keep the weights best on its validation part.
 
-    The test part is not looked at. Returns what was measured. Raises InputError for data that cannot be trained on.
+    The test part is not looked at. When `report` stops it, a checkpoint is left beside the output. Returns what was
+    measured. Raises InputError for data that cannot be trained on.
     """
     if request.output.suffix != ".safetensors":
         raise InputError(f"{request.output}: a model file ends in .safetensors; give the output such a name")
     cases = find_cases(request.data, request.task, require_labels=True)
     split = split_cases(split_file(request.data), cases)
-    training = prepare_all(cases, split.train, request.task, lambda done: prepared(done, len(split.train) + len(split.validation)))
-    validation = prepare_all(
-        cases, split.validation, request.task, lambda done: prepared(len(training) + done, len(training) + len(split.validation))
-    )
+    training = prepare_all(cases, split.train, request.task, report)
+    validation = prepare_all(cases, split.validation, request.task, report)
     torch.manual_seed(request.seed)
     network, parent = start(request)
     trainer = Trainer(network, request.task, training, validation, training_config(request), request.device)
     if request.resume and request.checkpoint.exists():
         trainer.resume(request.checkpoint)
-    saved = time.monotonic()
-
-    def checkpoint_and_report(progress: TrainingProgress) -> bool | None:
-        nonlocal saved
-        stop = report(progress)
-        if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save(request.checkpoint)
-            saved = time.monotonic()
-        return stop
-
-    trainer.run(checkpoint_and_report)
-    measured = {
+    _run(trainer, request.checkpoint, report)
+    if trainer.done < 1 and trainer.state.without_gain < trainer.config.patience:
+        raise Cancelled(f"stopped; go on with --resume (checkpoint {request.checkpoint})")
+    measured: dict[str, Any] = {
         "steps": trainer.state.step,
         "minutes": round(trainer.state.seconds / 60, 2),
         "parameters": count_parameters(network),
         "validation_dice": trainer.state.best_dice if validation else None,
+        "validation": f"validation Dice {trainer.state.best_dice:.3f}" if validation else "no validation cases",
         "cases": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
     }
     measured["model_hash"] = save_model(
@@ -105,9 +94,31 @@ def train(
         provenance=provenance(request, split, parent, measured),
     )
     draw_curve(request.curve, trainer.state.history, request.task)
-    if trainer.done >= 1:
-        request.checkpoint.unlink(missing_ok=True)
+    request.checkpoint.unlink(missing_ok=True)
     return measured
+
+
+def _run(trainer: Trainer, checkpoint: Path, report: Report) -> None:
+    """Run the trainer, with a checkpoint every two minutes and when it is stopped, by Ctrl-C too."""
+    saved = time.monotonic()
+    best = ""
+
+    def step(progress: TrainingProgress) -> bool | None:
+        nonlocal saved, best
+        if progress.validation_dice is not None:
+            best = f", validation Dice {progress.validation_dice:.3f} (best {trainer.state.best_dice:.3f})"
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+        return report(progress.done, f"step {progress.step}, loss {progress.loss:.3f}{best}")
+
+    try:
+        trainer.run(step)
+    except KeyboardInterrupt:
+        trainer.save(checkpoint)
+        raise Cancelled(f"stopped; go on with --resume (checkpoint {checkpoint})") from None
+    if trainer.done < 1:
+        trainer.save(checkpoint)
 
 
 def split_file(data: Path) -> Path:
@@ -117,19 +128,18 @@ def split_file(data: Path) -> Path:
     if writable or (folder / "splits.json").exists():
         return folder / "splits.json"
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return data_folder() / "splits" / f"{folder.resolve().name}-{name}.json"
+    own = data_folder() / "splits"
+    own.mkdir(parents=True, exist_ok=True)
+    return own / f"{folder.resolve().name}-{name}.json"
 
 
-def prepare_all(
-    cases: Sequence[Case], names: Sequence[str], task: Task, report: Callable[[int], None]
-) -> list[PreparedCase]:
+def prepare_all(cases: Sequence[Case], names: Sequence[str], task: Task, report: Report) -> list[PreparedCase]:
     """The named cases as the network sees them, in memory."""
     by_name = {case.name: case for case in cases}
     prepared = []
     for name in names:
-        case = by_name[name]
-        prepared.append(prepare(load_case(case, task), task, name=name, site=case.site))
-        report(len(prepared))
+        report(0.0, f"reading {name}")
+        prepared.append(prepare(load_case(by_name[name], task), task, name=name, site=by_name[name].site))
     return prepared
 
 
@@ -144,9 +154,9 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
     else:
         network = build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides))
     own = network.state_dict()
-    fitting = {name: tensor for name, tensor in parent.tensors.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {name: new for name, new in parent.tensors.items() if name in own and own[name].shape == new.shape}
     if 2 * sum(tensor.numel() for tensor in fitting.values()) < sum(tensor.numel() for tensor in own.values()):
-        raise InputError(f"{request.init}: its network is too different to start from; leave out --init or use its preset")
+        raise InputError(f"{request.init}: its network is too different to start from; leave out --init")
     network.load_state_dict({**own, **fitting})
     return network, parent.card.hash
 
@@ -163,7 +173,7 @@ def provenance(request: TrainingRequest, split: Split, parent: str | None, measu
     return {
         "program": f"twinseg {__version__}",
         "torch": torch.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {request.device.type}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.system()} {platform.machine()}, {request.device}, {torch.get_num_threads()} threads",
         "date": datetime.date.today().isoformat(),
         "data": request.data.resolve().name,
         "parent": parent,

@@ -295,7 +295,7 @@ def _ending(path: Path) -> str:
 
 
 def _check_readable(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False where the folder above may not be entered
         raise InputError(f"{path}: this is a folder; name the image file in it")
     try:
         with open(path, "rb") as file:
@@ -344,7 +344,9 @@ def _one_volume(path: Path, array: np.ndarray, channel: int | None) -> np.ndarra
         array = array[..., 0]
     if array.ndim == 4 and channel is not None:
         if channel >= array.shape[3]:
-            raise InputError(f"{path}: it has {array.shape[3]} channels, but number {channel} is asked for (from 0)")
+            raise InputError(
+                f"{path}: it has {array.shape[3]} channels, not the number {channel} (from 0); correct dataset.json"
+            )
         array = array[..., channel]
     if array.ndim > 3:
         raise InputError(f"{path}: {array.ndim}-D image {array.shape}, but one 3-D volume is needed; split it first")

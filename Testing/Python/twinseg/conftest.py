@@ -11,8 +11,6 @@ import pytest
 
 from twinseg.tasks import Task, load_task
 
-SaveNifti = Callable[..., Path]
-
 
 @pytest.fixture
 def glioma() -> Task:
@@ -20,7 +18,7 @@ def glioma() -> Task:
 
 
 @pytest.fixture
-def save_nifti() -> SaveNifti:
+def save_nifti() -> Callable[..., Path]:
     """Save an array (default: a ramp that no axis of which looks like another) as NIfTI; folders are made."""
 
     def save(path: Path, array: np.ndarray | None = None, affine: np.ndarray | None = None) -> Path:

@@ -62,10 +62,6 @@ class Anatomy:
     tissues: NDArray[np.uint8]
     grid: Grid
 
-    def is_any(self, kinds: tuple[Tissue, ...]) -> NDArray[np.bool_]:
-        """A mask (X,Y,Z) of the voxels of these kinds."""
-        return lookup(kinds)[self.tissues]
-
 
 def lookup(kinds: tuple[Tissue, ...]) -> NDArray[np.bool_]:
     """A table from tissue number to 'is one of these'."""
@@ -88,11 +84,23 @@ def procedural_anatomy(seed: int | tuple[int, ...], grid: Grid) -> Anatomy:
     head.draw_cerebrum(tissues)
     head.draw_hindbrain(tissues)
     head.draw_deep(tissues)
-    tissues = add_white_lesions(rng, tissues, grid)
+    add_vessels(rng, tissues, grid)
+    add_white_lesions(rng, tissues, grid)
     return Anatomy(tissues, grid)
 
 
-def add_white_lesions(rng: np.random.Generator, tissues: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+def add_vessels(rng: np.random.Generator, tissues: NDArray[np.uint8], grid: Grid) -> None:
+    """Vessels in the sulci and choroid plexus in the ventricles: they enhance and are no tumour.
+
+    A vessel follows a line on which two noise fields are zero at once.
+    """
+    first, second = smooth_noise(rng, grid.axes, 14.0), smooth_noise(rng, grid.axes, 14.0)
+    thickness = float(rng.uniform(0.06, 0.22))
+    tissues[(first * first + second * second < thickness**2) & (tissues == Tissue.CSF)] = Tissue.VESSEL
+    tissues[(first > 1.6) & (tissues == Tissue.VENTRICLE)] = Tissue.CHOROID
+
+
+def add_white_lesions(rng: np.random.Generator, tissues: NDArray[np.uint8], grid: Grid) -> None:
     """Bright spots of small-vessel disease in the white matter of about half the heads; they are no tumour.
 
     Caps around the ventricles, and small islands where noise is high.
@@ -101,10 +109,9 @@ def add_white_lesions(rng: np.random.Generator, tissues: NDArray[np.uint8], grid
     near = blur((tissues == Tissue.VENTRICLE).astype(np.float32), 4.0, grid.spacing)
     islands = smooth_noise(rng, grid.axes, 11.0)
     if load == 0:
-        return tissues
+        return
     chosen = (near > 0.42 - 0.22 * load + 0.06 * islands) | (islands > 3.4 - 0.7 * load)
     tissues[chosen & (tissues == Tissue.WHITE)] = Tissue.WHITE_LESION
-    return tissues
 
 
 class _Head:
@@ -183,7 +190,8 @@ class _Head:
         tissues[self._ellipsoid((31, 72, -30), (12, 12, 12)) > 0] = Tissue.EYE
         tissues[cavity + gap > 0] = Tissue.CSF
         midline = (self.lateral < 3.5) & (np.abs(cavity + gap - 1.5) < 2.8) & (self.z > -20 + 0.5 * self.y)
-        transverse = (np.abs(self.z + 17 + 0.02 * self.lateral) < 3.5) & (np.abs(cavity + gap - 2) < 3.5) & (self.y < -30)
+        tentorium = (np.abs(self.z + 17 + 0.02 * self.lateral) < 3.5) & (self.y < -30)
+        transverse = tentorium & (np.abs(cavity + gap - 2) < 3.5)
         tissues[midline | transverse] = Tissue.VESSEL
 
     def _folds(self) -> Field:

@@ -10,7 +10,7 @@ from twinseg.phantom.fields import Axes, Field, blur, smooth_noise, smoothstep
 from twinseg.phantom.tumour import Tumour, TumourState
 
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 3
-BRAIN_AND_SULCI = (*SOLID_BRAIN, Tissue.CSF)
+BRAIN_AND_SULCI = (*SOLID_BRAIN, Tissue.CSF, Tissue.VESSEL)
 
 
 def paint_tumour(tumour: Tumour) -> TumourState:
@@ -91,7 +91,7 @@ class _Painter:
         infiltration[core] = np.maximum(infiltration[core], 0.7)
         self._blood()
         uptake = np.where(self.tissue == Tissue.ENHANCING, np.clip(1 + 0.28 * self.fine, 0.35, 1.7), 0.0)
-        uptake = np.where(self.tissue == Tissue.NON_ENHANCING, np.clip(0.03 + 0.03 * self.coarse, 0, 0.1), uptake)
+        uptake = np.where(self.tissue == Tissue.NON_ENHANCING, np.clip(0.008 + 0.012 * self.coarse, 0, 0.03), uptake)
         return self.tissue, self.label, infiltration, (uptake * self.plan.enhancement).astype(np.float32)
 
     def _oedema(self) -> Field:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from twinseg.volumes import Volume, write_volume
 
 FIRST_VISIT = date(2020, 1, 6)
 HEALTHY = "none"
-Seed = Union[int, tuple[int, ...]]
+Seed = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ def make_patient(
         raise InputError(f"kind {kind!r}: unknown; choose one of {', '.join((*KINDS, HEALTHY))}")
     if visits < 1:
         raise InputError(f"visits {visits}: must be at least 1")
-    seeds = _as_tuple(seed)
+    seeds = _checked_seed(seed)
     head_seed = (*seeds, 1)
     head = procedural_anatomy(head_seed, grid) if anatomy is None else warped_anatomy(head_seed, grid, anatomy)
     states, truth = _tumour_over_time(np.random.default_rng((*seeds, 2)), head, visits, kind)
     truth |= {"seed": list(seeds), "size": list(grid.shape), "spacing_mm": list(grid.spacing)}
     truth |= {"scanner": scanner.name, "contrast": contrast}
-    truth["anatomy"] = "procedural" if anatomy is None else "label map"
+    truth["anatomy"] = _anatomy_name(anatomy)
     taken = []
     for number, (day, state) in enumerate(states):
         images = _photograph(seeds, number, state, head, scanner, contrast)
@@ -119,6 +118,7 @@ def write_cohort(
     `OutOfSpaceError` when the disk is full.
     """
     checked_grid(size, spacing)
+    _checked_seed(seed)
     if sites < 1 or patients < 1:
         raise InputError(f"{sites} sites of {patients} patients: ask for at least one of each")
     if anatomy is not None:
@@ -131,23 +131,46 @@ def write_cohort(
         for number in range(patients):
             name = f"S{site + 1:02d}P{number + 1:03d}"  # unique in the cohort, for splits by patient
             target = folder / scanner.name / name
-            if not (target / "truth.json").exists():
+            wanted = {"seed": [seed, site, number], "visits": visits, "size": size, "spacing": spacing}
+            wanted["anatomy"] = _anatomy_name(anatomy)
+            truth = _finished(target, wanted)
+            if truth is None:
                 patient = make_patient(
                     (seed, site, number), scanner=scanner, size=size, spacing=spacing, anatomy=anatomy, visits=visits
                 )
                 write_patient(target, patient)
-            truth = json.loads((target / "truth.json").read_text(encoding="utf-8"))
-            summary["cases"].append({"site": scanner.name, "patient": name, "kind": truth["kind"], "visits": truth["visits"]})
+                truth = patient.truth
+            entry = {"site": scanner.name, "patient": name, "kind": truth["kind"], "visits": truth["visits"]}
+            summary["cases"].append(entry)
             if progress is not None:
                 progress(site * patients + number + 1, sites * patients, f"{scanner.name}/{name}")
     return summary
 
 
+def _finished(target: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The truth of a patient written by an earlier run, or None; `InputError` if it is another cohort's."""
+    path = target / "truth.json"
+    if not path.exists():
+        return None
+    try:
+        truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {"seed": truth["seed"], "visits": len(truth["visits"])}
+        found |= {"size": truth["size"][0], "spacing": truth["spacing_mm"][0], "anatomy": truth["anatomy"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: not a synthetic patient's truth; choose an empty folder") from error
+    if found != wanted:
+        raise InputError(f"{target}: holds a patient of another cohort ({found}); choose an empty folder")
+    return truth
+
+
 def write_patient(target: Path, patient: Patient) -> None:
     """Write one patient's folder in one stroke: into a temporary folder beside it, then renamed."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    if target.exists():
+        raise InputError(f"{target}: is there already and holds something else; choose an empty folder")
+    temporary = target.with_name(f".{target.name}.part")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+        temporary.mkdir(parents=True)
         for visit in patient.visits:
             day = FIRST_VISIT + timedelta(days=visit.day)
             place = temporary / day.isoformat() if len(patient.visits) > 1 else temporary
@@ -157,8 +180,6 @@ def write_patient(target: Path, patient: Patient) -> None:
             write_volume(place / "seg.nii.gz", visit.labels)
         text = json.dumps(patient.truth, indent=1) + "\n"
         (temporary / "truth.json").write_text(text, encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
         temporary.rename(target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -178,12 +199,19 @@ def checked_grid(size: int | tuple[int, int, int], spacing: float | tuple[float,
         raise InputError(f"size {size} voxels: too small for a head; use at least 16")
     extent = min(n * step for n, step in zip(shape, steps, strict=True))
     if extent < 60 or max(steps) > 12:
-        raise InputError(f"{size} voxels of {spacing} mm: use a field of view of at least 60 mm in voxels of at most 12 mm")
+        raise InputError(f"{size} voxels of {spacing} mm: use a field of view from 60 mm and voxels of 12 mm at most")
     return Grid(shape, (float(steps[0]), float(steps[1]), float(steps[2])))
 
 
-def _as_tuple(seed: Seed) -> tuple[int, ...]:
-    return (seed,) if isinstance(seed, int) else tuple(seed)
+def _anatomy_name(anatomy: str | Path | None) -> str:
+    return "procedural" if anatomy is None else "label map"
+
+
+def _checked_seed(seed: Seed) -> tuple[int, ...]:
+    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    if min(seeds) < 0:
+        raise InputError(f"seed {seed}: must be 0 or above")
+    return seeds
 
 
 def _tumour_over_time(
@@ -197,26 +225,27 @@ def _tumour_over_time(
         record: list[dict[str, Any]] = [{"day": day, "volumes_ml": _volumes(state, head.grid)} for day in days]
         return [(day, state) for day in days], {"kind": HEALTHY, "visits": record}
     plan = draw_plan(rng, kind)
-    tumour = Tumour(rng, head, plan)
-    tumour.grow_to_size()
-    treated = visits > 1 and rng.random() < 0.4
-    surviving = float(rng.uniform(0.1, 0.5))
+    intervals = [int(days) for days in rng.integers(30, 121, size=visits - 1)]
+    surviving = float(rng.uniform(0.25, 0.7)) if visits > 1 and rng.random() < 0.4 else None
+    for _ in range(4):  # a start in a narrow gyrus can fill it and get no further: then start elsewhere
+        tumour = Tumour(rng, head, plan, sum(intervals))
+        if tumour.grow_to_size() > 0.5 * plan.volume_ml:
+            break
     states: list[tuple[int, TumourState]] = []
     record = []
     day = 0
-    for number in range(visits):
-        if number > 0:
-            interval = int(rng.integers(30, 121))
-            if treated and number == 1:
-                tumour.treat(surviving)
+    for number, interval in enumerate([0, *intervals]):
+        if surviving is not None and number == 1:
+            tumour.treat(surviving)
+        if interval:
             tumour.advance(interval)
-            day += interval
+        day += interval
         state = paint_tumour(tumour)
         states.append((day, state))
         record.append({"day": day, "tumour_age_days": round(tumour.days, 3), "cells": tumour.cells})
         record[-1]["volumes_ml"] = _volumes(state, head.grid)
     truth = _truth(plan, tumour) | {"visits": record}
-    truth["treatment"] = {"day": 0, "surviving_fraction": surviving} if treated else None
+    truth["treatment"] = None if surviving is None else {"day": 0, "surviving_fraction": surviving}
     return states, truth
 
 
@@ -226,6 +255,7 @@ def _truth(plan: TumourPlan, tumour: Tumour) -> dict[str, Any]:
         "diffusion_white_mm2_per_day": plan.rates.diffusion_white,
         "diffusion_grey_mm2_per_day": plan.rates.diffusion_white / plan.rates.white_to_grey,
         "proliferation_per_day": plan.rates.proliferation,
+        "diffusion_unevenness": plan.roughness,  # log standard deviation of the local factor on diffusion
         "seeds_mm": tumour.seeds_mm.round(3).tolist(),
         "oedema_density": plan.oedema_density,
         "core_density": tumour.core_density,

@@ -82,7 +82,7 @@ def _spline_matrix(axis: Field, step: float, count: int) -> Field:
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.clip(2 - distance, 0, None) ** 3 / 6
     weights = np.where(distance < 1, near, far)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
 
 
 def gaussian_matrix(count: int, sigma: float) -> Field:
@@ -91,7 +91,7 @@ def gaussian_matrix(count: int, sigma: float) -> Field:
         return np.eye(count, dtype=np.float32)
     index = np.arange(count)
     weights = np.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma) ** 2)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def blur(field: Field, sigma_mm: float, spacing: tuple[float, float, float]) -> Field:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinseg.errors import InputError
-from twinseg.phantom.anatomy import Anatomy, Tissue, add_white_lesions
+from twinseg.phantom.anatomy import Anatomy, Tissue, add_vessels, add_white_lesions
 from twinseg.phantom.fields import Grid, mesh, smooth_noise
+from twinseg.volumes import read_labels, to_ras
 
 FREESURFER: dict[Tissue, tuple[int, ...]] = {
     Tissue.WHITE: (2, 41, 85, *range(251, 256)),
@@ -70,7 +71,9 @@ def warped_anatomy(seed: int | tuple[int, ...], grid: Grid, folder: str | Path) 
     tissues = source[index[0], index[1], index[2]]
     if rng.random() < 0.5:  # the few heads with severe white matter disease shall not always show it
         tissues[tissues == Tissue.WHITE_LESION] = Tissue.WHITE
-    return Anatomy(add_white_lesions(rng, tissues, grid), grid)
+    add_vessels(rng, tissues, grid)
+    add_white_lesions(rng, tissues, grid)
+    return Anatomy(tissues, grid)
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,18 +93,13 @@ def _load(path: Path, changed: int) -> tuple[NDArray[np.uint8], NDArray[np.float
 
     `changed` (the file's time stamp) makes the cache forget a file that was rewritten.
     """
-    import nibabel
-
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[arg-type]
-        labels = np.rint(np.asarray(image.dataobj)).astype(np.int32)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
-        raise InputError(f"{path}: not a readable label map ({error}); remove it or export it again") from error
-    table = np.zeros(max(int(labels.max()), 1) + 1, dtype=np.uint8)
+    volume = to_ras(read_labels(path))
+    labels = volume.array
+    table = np.zeros(int(labels.max()) + 1, dtype=np.uint8)
     for tissue, numbers in FREESURFER.items():
         table[[number for number in numbers if number < len(table)]] = tissue
-    table[1000:][: max(0, len(table) - 1000)] = Tissue.GREY  # parcellated cortex: 1000-2999 in aparc+aseg
-    tissues = table[np.clip(labels, 0, None)] if labels.ndim == 3 else np.zeros((1, 1, 1), np.uint8)
+    table[1000:3000] = Tissue.GREY  # parcellated cortex in aparc+aseg
+    tissues = table[labels]
     brain = np.argwhere((tissues == Tissue.WHITE) | (tissues == Tissue.GREY))
     if len(brain) < 1000:
         raise InputError(f"{path}: no brain in this label map (FreeSurfer numbers 2, 3, 41, 42); remove it")
@@ -109,6 +107,6 @@ def _load(path: Path, changed: int) -> tuple[NDArray[np.uint8], NDArray[np.float
     tissues[:, [0, -1]] = Tissue.AIR
     tissues[:, :, [0, -1]] = Tissue.AIR
     middle = (brain.min(axis=0) + brain.max(axis=0)) / 2
-    centre = image.affine[:3, :3] @ middle + image.affine[:3, 3]  # type: ignore[attr-defined]
+    centre = volume.affine[:3, :3] @ middle + volume.affine[:3, 3]
     centre[2] -= 5.0  # leave room for the hindbrain
-    return tissues, np.linalg.inv(image.affine), centre  # type: ignore[attr-defined]
+    return tissues, np.linalg.inv(volume.affine), centre

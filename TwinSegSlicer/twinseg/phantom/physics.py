@@ -174,6 +174,7 @@ def _random_levels(rng: np.random.Generator, name: str) -> tuple[NDArray[np.floa
     sign."""
     level = rng.uniform(0.15, 1.5, size=len(Tissue))
     level[Tissue.AIR] = rng.uniform(0, 0.03)
+    level[[Tissue.FAT, Tissue.MARROW]] = rng.uniform(0.3, 4.0, size=2)
     level[Tissue.WHITE] = 1.0
     grey = np.exp(rng.normal(-0.2 if name in ("t1", "t1ce") else 0.2, 0.2))
     level[Tissue.GREY] = grey

@@ -121,7 +121,8 @@ class Scanner:
         image = along_axes(magnitude, (pairs[0][1], pairs[1][1], pairs[2][1]))
         if not self.skull:
             image *= brain
-        return np.rint(image * np.float32(self.scale[sequence]))
+        stored = np.clip(np.rint(image * np.float32(self.scale[sequence])), 0, np.iinfo(np.int16).max)
+        return np.asarray(stored, dtype=np.float32)
 
 
 def _t1_protocol(rng: np.random.Generator, strength: float) -> Protocol:

@@ -56,14 +56,14 @@ class TumourState:
 
 
 def draw_plan(rng: np.random.Generator, kind: str | None = None) -> TumourPlan:
-    """A tumour at random: kinds, sizes (1-180 mL), growth rates and looks as they occur in adults."""
+    """A tumour at random: kinds, sizes (1-150 mL), growth rates and looks as they occur in adults."""
     kinds = list(KINDS)
     chosen = str(rng.choice(kinds, p=list(KINDS.values())))
     kind = kind or chosen
     low_grade = kind in ("low-grade", "patchy")
-    common = np.exp(rng.normal(np.log(60.0), 0.65))
-    volume = float(np.clip(common if rng.random() < 0.75 else np.exp(rng.uniform(0.0, np.log(150.0))), 1.0, 180.0))
-    # Front speed from Swanson 2000 (glioblastoma) and Mandonnet et al., Ann. Neurol. 53 (2003) 524-528 (low grade: 4 mm/year)
+    common, any_size = np.exp(rng.normal(np.log(50.0), 0.65)), np.exp(rng.uniform(0.0, np.log(150.0)))
+    volume = float(np.clip(common if rng.random() < 0.65 else any_size, 1.0, 150.0))
+    # Front speed: Swanson 2000 for glioblastoma; Mandonnet et al., Ann. Neurol. 53 (2003) 524-528, for low grade
     speed = float(np.exp(rng.normal(np.log(0.015 if low_grade else 0.07), 0.4)))
     width = float(np.exp(rng.normal(np.log(3.6), 0.35)))
     width = float(np.clip(width, 2.0, 8.0) * min(1.0, 0.45 + volume / 40))
@@ -84,21 +84,26 @@ def draw_plan(rng: np.random.Generator, kind: str | None = None) -> TumourPlan:
         roughness=float(rng.uniform(0.25, 0.75)),
         oedema_strength=float(rng.uniform(0.55, 1.0)),
         enhancement=float(np.exp(rng.normal(np.log(0.8), 0.4))),
-        mass_effect=float(rng.uniform(0.0, 0.45)),
+        mass_effect=float(rng.uniform(0.0, 0.3)),
         blood=float(rng.uniform(0.5, 1.0)) if rng.random() < 0.25 else 0.0,
         texture_seed=int(rng.integers(2**31)),
     )
 
 
 class Tumour:
-    """A tumour that grows in `anatomy`. `grow_to_size` brings it to its first visit, `advance` to the later ones."""
+    """A tumour that grows in `anatomy`. `grow_to_size` brings it to its first visit, `advance` to the later ones.
 
-    def __init__(self, rng: np.random.Generator, anatomy: Anatomy, plan: TumourPlan) -> None:
+    `follow_up_days` says for how long it shall have room to grow after the first visit.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, anatomy: Anatomy, plan: TumourPlan, follow_up_days: float = 0.0
+    ) -> None:
         self.anatomy, self.plan = anatomy, plan
         self.days = 0.0
         self.core_density = 1.0
         self.seeds_mm = self._place_seeds(rng)
-        self.origin, self.axes, self.spacing = self._choose_box()
+        self.origin, self.axes, self.spacing = self._choose_box(follow_up_days * plan.rates.front_speed)
         self.tissues = self._sample_tissues()
         self.solid = lookup(SOLID_BRAIN)[self.tissues]
         self.white = lookup(WHITE_MATTER)[self.tissues]
@@ -131,11 +136,11 @@ class Tumour:
         foci = first + away * rng.uniform(1.1, 2.2, size=(plan.foci - 1, 1)) * max(radius, 12.0)
         return np.concatenate([first[None], lobes, foci])
 
-    def _choose_box(self) -> tuple[NDArray[np.float64], Axes, float]:
+    def _choose_box(self, growth_mm: float) -> tuple[NDArray[np.float64], Axes, float]:
         """The coarse grid around the seeds: its first voxel in RAS mm, its axes in mm, its spacing."""
         grid, plan = self.anatomy.grid, self.plan
         radius = (plan.volume_ml * 1000 / (4 / 3 * np.pi)) ** (1 / 3)
-        margin = 1.35 * radius + 12.0
+        margin = 1.35 * radius + 12.0 + min(growth_mm, 40.0)
         edge = np.array([axis[-1] for axis in grid.axes])
         low = np.maximum(self.seeds_mm.min(axis=0) - margin, -edge)
         high = np.minimum(self.seeds_mm.max(axis=0) + margin, edge)
@@ -166,8 +171,11 @@ class Tumour:
         """The number of tumour cells."""
         return float(self.density.sum()) * self.spacing**3 * CELLS_PER_MM3
 
-    def grow_to_size(self) -> None:
-        """Grow until the planned volume shows, or until the tumour has no room left; then fix the core's threshold."""
+    def grow_to_size(self) -> float:
+        """Grow until the planned volume shows, or until there is no room left; then fix the core's threshold.
+
+        Returns the volume in mL that shows.
+        """
         stride = 1.2 / self.plan.rates.front_speed
         before = -1.0
         for _ in range(60):
@@ -182,6 +190,7 @@ class Tumour:
             self.advance(stride)
         if shown.size:
             self.core_density = float(np.quantile(shown, 1.0 - self.plan.core_fraction))
+        return visible
 
     def advance(self, days: float) -> None:
         """Grow for `days`."""
@@ -200,7 +209,7 @@ class Tumour:
         step = (self.spacing,) * 3
         core = smoothstep(self.density, 0.3, 0.8)
         bulk = blur(core, 9.0, step)
-        skull = lookup((Tissue.BONE, Tissue.FAT, Tissue.MUSCLE, Tissue.MARROW, Tissue.AIR, Tissue.VESSEL))[self.tissues]
+        skull = lookup((Tissue.BONE, Tissue.FAT, Tissue.MUSCLE, Tissue.MARROW, Tissue.AIR))[self.tissues]
         yielding = np.clip(1.0 - 2.2 * blur(skull.astype(np.float32), 5.0, step), 0.0, 1.0)
         x, y, z = (np.asarray(-np.gradient(bulk, self.spacing, axis=axis) * yielding, np.float32) for axis in range(3))
         peak = float(np.sqrt(x * x + y * y + z * z).max()) + 1e-6

@@ -1,0 +1,235 @@
+"""Cases: one grid for all images of a case, and splits that are drawn once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinseg.cases import Case, Split, find_cases, load_case, split_cases
+from twinseg.errors import InputError
+from twinseg.tasks import Task
+from twinseg.volumes import to_ras
+
+SaveNifti = Callable[..., Path]
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the development images (../shared/data) are not there")
+
+
+# --- one grid --------------------------------------------------------------------------------------------------------
+
+
+def make_case(
+    save_nifti: SaveNifti, folder: Path, affines: dict[str, np.ndarray], shape: tuple[int, int, int] = (6, 6, 6)
+) -> Case:
+    images = {}
+    for name, affine in affines.items():
+        array = np.random.default_rng(len(name)).integers(0, 3 if name == "seg" else 100, shape).astype(np.uint8)
+        images[name] = save_nifti(folder / f"{name}.nii.gz", array, affine)
+    return Case("P1", "P1", None, None, images, images.pop("seg", None))
+
+
+def moved(by: float, axis: int = 0) -> np.ndarray:
+    affine = np.eye(4)
+    affine[axis, 3] = by
+    return affine
+
+
+def test_the_first_sequence_of_the_task_is_the_reference(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    case = make_case(save_nifti, tmp_path, {"flair": moved(1), "t1ce": moved(2), "seg": moved(2.0005)})
+
+    loaded = load_case(case, glioma)
+
+    assert list(loaded.images) == ["t1ce", "flair"]
+    assert loaded.reference is loaded.images["t1ce"]
+    assert loaded.labels is not None
+    np.testing.assert_array_equal(loaded.labels.affine, moved(2))
+
+
+def test_the_label_map_is_never_resampled(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    case = make_case(save_nifti, tmp_path, {"t1": moved(0), "t2": moved(1), "seg": moved(1)})
+
+    loaded = load_case(case, glioma)
+
+    assert loaded.labels is not None
+    np.testing.assert_array_equal(loaded.reference.affine, moved(1))
+    np.testing.assert_array_equal(loaded.images["t1"].array[:-1], load_case(case, glioma, False).images["t1"].array[1:])
+
+
+def test_without_labels_the_images_own_grid_is_kept(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    case = make_case(save_nifti, tmp_path, {"t1": moved(0), "seg": moved(1)})
+
+    loaded = load_case(case, glioma, with_labels=False)
+
+    assert loaded.labels is None
+    np.testing.assert_array_equal(loaded.reference.affine, moved(0))
+
+
+def test_affines_within_a_thousandth_are_one_grid(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    case = make_case(save_nifti, tmp_path, {"t1": moved(0), "t2": moved(9e-4)})
+
+    loaded = load_case(case, glioma)
+
+    np.testing.assert_array_equal(loaded.images["t2"].affine, moved(0))
+    np.testing.assert_array_equal(loaded.images["t2"].array, _array(case.images["t2"]))
+
+
+def test_a_sequence_in_another_orientation_falls_into_place(
+    tmp_path: Path, glioma: Task, save_nifti: SaveNifti
+) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(np.int16)
+    t1 = save_nifti(tmp_path / "t1.nii.gz", array, np.diag([-2.0, -1, 3, 1]))
+    turned = to_ras(load_case(Case("P", "P", None, None, {"t1": t1}), glioma).reference)
+    t2 = save_nifti(tmp_path / "t2.nii.gz", turned.array, turned.affine)
+
+    loaded = load_case(Case("P", "P", None, None, {"t1": t1, "t2": t2}), glioma)
+
+    np.testing.assert_array_equal(loaded.images["t2"].array, array)
+
+
+def test_another_grid_of_the_same_head_is_resampled(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    ramp = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((10, 10, 10), np.float32)
+    fine = save_nifti(tmp_path / "t1.nii.gz", ramp, np.eye(4))
+    coarse = save_nifti(tmp_path / "t2.nii.gz", ramp[:5, :5, :5] * 2 + 0.5, np.array(
+        [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1.0]]))  # fmt: skip
+
+    loaded = load_case(Case("P", "P", None, None, {"t1": fine, "t2": coarse}), glioma)
+
+    np.testing.assert_allclose(loaded.images["t2"].array[1:-1], loaded.images["t1"].array[1:-1], atol=1e-5)
+
+
+def test_labels_of_older_data_are_renamed(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
+    labels = np.zeros((4, 5, 6), np.float32)
+    labels[0, 0, :3] = 1, 2, 4
+    case = Case(
+        "P", "P", None, None, {"t1": save_nifti(tmp_path / "t1.nii.gz")}, save_nifti(tmp_path / "s.nii", labels)
+    )
+
+    loaded = load_case(case, glioma)
+
+    assert loaded.labels is not None
+    assert loaded.labels.array.dtype == np.uint8
+    assert loaded.labels.array[0, 0].tolist() == [1, 2, 3, 0, 0, 0]
+
+
+def _array(path: Path) -> np.ndarray:
+    import nibabel
+
+    return np.asarray(nibabel.nifti1.load(path).dataobj)
+
+
+@needs_shared
+def test_a_real_case_is_loaded_on_its_own_grid(glioma: Task) -> None:
+    (case,) = find_cases(SHARED / "brats-gli", glioma)
+
+    loaded = load_case(case, glioma)
+
+    assert {v.shape for v in loaded.images.values()} == {(240, 240, 155)}
+    assert loaded.reference is loaded.images["t1"]
+    assert loaded.labels is not None
+    assert set(np.unique(loaded.labels.array)) == {0, 1, 2, 3}
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def cohort(sites: dict[str, int], visits: int = 1) -> list[Case]:
+    return [
+        Case(f"{site}{n}", f"{site}{n}_{visit}", site, str(visit), {})
+        for site, patients in sites.items()
+        for n in range(patients)
+        for visit in range(visits)
+    ]
+
+
+def patients(names: tuple[str, ...]) -> set[str]:
+    return {name.split("_")[0] for name in names}
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from("ABCD"), st.integers(1, 40), min_size=1), st.integers(1, 3), st.integers(0, 9))
+def test_every_case_has_one_part_and_no_patient_two(
+    tmp_path_factory: pytest.TempPathFactory, sites: dict[str, int], visits: int, seed: int
+) -> None:
+    cases = cohort(sites, visits)
+
+    split = split_cases(tmp_path_factory.mktemp("split"), cases, seed)
+
+    parts = [split.train, split.validation, split.test]
+    assert sorted(name for part in parts for name in part) == sorted(c.name for c in cases)
+    assert sum(len(patients(part)) for part in parts) == sum(sites.values())
+    if sum(sites.values()) >= 3:
+        assert all(parts)
+    n = sum(sites.values())
+    assert abs(len(patients(split.train)) - 0.7 * n) <= 2 + len(sites)
+    assert abs(len(patients(split.test)) - 0.15 * n) <= 2 + len(sites)
+
+
+def test_sites_are_split_alike(tmp_path: Path) -> None:
+    split = split_cases(tmp_path, cohort({"CS": 12, "DU": 41, "FG": 10, "HT": 30}))
+
+    tested = Counter(name[:2] for name in split.test)
+    assert sum(tested.values()) in (13, 14, 15)
+    assert all(0.08 <= tested[site] / n <= 0.25 for site, n in {"CS": 12, "DU": 41, "FG": 10, "HT": 30}.items())
+
+
+def test_a_split_is_never_drawn_again(tmp_path: Path) -> None:
+    first = split_cases(tmp_path, cohort({"A": 20}), seed=1)
+    written = (tmp_path / "splits.json").read_bytes()
+
+    again = split_cases(tmp_path, cohort({"A": 20}), seed=2)
+
+    assert again == first
+    assert (tmp_path / "splits.json").read_bytes() == written
+    assert split_cases(tmp_path / "other.json", cohort({"A": 20}), seed=2) != first
+
+
+def test_new_patients_join_and_old_ones_stay(tmp_path: Path) -> None:
+    first = split_cases(tmp_path, cohort({"A": 20}))
+
+    grown = split_cases(tmp_path, cohort({"A": 40, "B": 10}, visits=2))
+    again = split_cases(tmp_path, cohort({"A": 20}))
+
+    for before, after in zip(_parts(first), _parts(grown), strict=True):
+        assert patients(before) < patients(after)
+    assert again == first  # patients who are not there now keep their part for when they come back
+    assert abs(len(patients(grown.test)) - 7.5) <= 2
+
+
+def test_two_patients_who_come_first_are_joined_by_others_in_every_part(tmp_path: Path) -> None:
+    split_cases(tmp_path, cohort({"A": 2}))
+
+    assert all(_parts(split_cases(tmp_path, cohort({"A": 4}))))
+
+
+def test_the_split_lies_in_the_file_that_the_caller_names(tmp_path: Path) -> None:
+    file = tmp_path / "run 1" / "parts.json"
+    with pytest.raises(InputError, match=r"its folder does not exist\); choose another folder"):
+        split_cases(file, cohort({"A": 5}))
+    file.parent.mkdir()
+
+    split = split_cases(file, cohort({"A": 5}))
+
+    assert set(json.loads(file.read_text())["patients"]["train"]) == patients(split.train)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"seed": 0}', '{"seed": 0, "patients": {"train": ["a"], "validation": [], "test": ["a"]}}']
+)
+def test_a_damaged_split_is_not_drawn_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "splits.json").write_text(content)
+
+    with pytest.raises(InputError, match=r"splits\.json: this is no whole split .* move it away"):
+        split_cases(tmp_path, cohort({"A": 5}))
+
+    assert (tmp_path / "splits.json").read_text() == content
+
+
+def _parts(split: Split) -> list[tuple[str, ...]]:
+    return [split.train, split.validation, split.test]

@@ -1,0 +1,183 @@
+"""Starts the host: makes ``qt``, ``ctk`` and a complete ``slicer`` importable, and runs modules in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("QT_LOGGING_RULES", "qt.svg.warning=false;qt.qpa.*=false")
+
+from . import qt_facade  # noqa: E402 - the platform must be known before Qt is loaded
+from .faults import Faults, faults  # noqa: E402
+
+SLICER_FILES = Path(__file__).parent / "slicer_package"  # the host's own slicer.i18n, slicer.packaging, …
+
+_host: Host | None = None
+
+
+class Host:
+    """The running application. There is one in a process: :func:`start` makes it, or gives it again."""
+
+    def __init__(self, testing: bool = False):
+        self.qt = qt_facade.make_module()
+        import slicer
+
+        from .application import make_scene, qSlicerApplication, temporary_home
+        from .dialogs import dialogs
+
+        self.slicer = slicer
+        self.faults: Faults = faults
+        self.dialogs = dialogs
+        self._folder = temporary_home()
+        home = Path(self._folder.name)
+        self.app = qSlicerApplication(home)
+        self.app.set_testing(testing)
+        _add_slicer_files(slicer)
+        slicer.app = self.app
+        slicer.mrmlScene, logic = make_scene(home)
+        self.app.attach(slicer.mrmlScene, logic)
+        self._make_modules(logic)
+        faults.install()
+        dialogs.install()
+        self.app.startupCompleted.emit()
+
+    def _make_modules(self, logic: Any) -> None:
+        from . import module_logics, vtk_modules
+        from .vtk_modules import SHARE
+
+        slicer = self.slicer
+        vtk_modules.install(self.app.slicerHome)
+        slicer.modules = module_logics.Modules()
+        slicer.selfTests = {}
+        built_in = module_logics.make_logics(slicer.mrmlScene, logic, str(SHARE))
+        _fill_namespaces(self.qt, slicer)
+        from .layout_manager import qSlicerLayoutManager
+        from .main_window import qSlicerMainWindow
+        from .scripted_modules import qSlicerModuleManager
+
+        modules = qSlicerModuleManager(built_in)
+        self.app.set_managers(qSlicerLayoutManager(slicer.mrmlScene, logic), modules)
+        self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self.window = qSlicerMainWindow(self.app.layoutManager())
+        self.window.show()
+
+    # What a test does
+
+    def load(self, path: Path | str) -> Any:
+        """Load the scripted module in this file, without opening its panel."""
+        return self.app.moduleManager().load(path)
+
+    def open(self, path: Path | str) -> Any:
+        """Load a module and open its panel; returns the module's Python widget."""
+        module = self.load(path)
+        self.slicer.util.selectModule(module.name)
+        self.app.processEvents()
+        return self.slicer.util.getModuleWidget(module)
+
+    def process_events(self, seconds: float = 0.0) -> None:
+        """Run the event loop, for ``seconds`` or until nothing is left to do."""
+        if seconds:
+            self.app.wait_until(lambda: False, seconds)
+        self.app.processEvents()
+
+    def close_scene(self) -> None:
+        """As File / Close scene."""
+        self.slicer.mrmlScene.Clear()
+        self.app.processEvents()
+
+    def reset(self) -> None:
+        """Between tests: no module open, none loaded, an empty scene, the default layout, no dialogs."""
+        self.window.moduleSelector().selectModule("")
+        for name, module in list(self.app.moduleManager().modules.items()):
+            if module.path:
+                self.app.moduleManager().unload(name)
+        self.close_scene()
+        self.app.layoutManager().setLayout(self.slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self.dialogs.shown.clear()
+        self.app._is_quitting = False
+
+    # Pictures
+
+    def captureViews(self, path: Path | str) -> None:
+        """Write a PNG of all views in the current layout."""
+        _save(self.app.layoutManager().viewport(), path)
+
+    def captureWidget(self, path: Path | str, widget: Any = None) -> None:
+        """Write a PNG of a widget; without one, of the panel of the open module, as high as it wants to be."""
+        if widget is None:
+            widget = self.slicer.util.getModule(self.slicer.util.selectedModule()).widgetRepresentation()
+        _save(widget, path)
+
+    def captureWindow(self, path: Path | str) -> None:
+        """Write a PNG of the main window."""
+        _save(self.window, path)
+
+
+def _save(widget: Any, path: Path | str) -> None:
+    from PySide6 import QtWidgets
+
+    QtWidgets.QApplication.instance().processEvents()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not widget.grab().save(str(path)):
+        raise OSError(f"{path}: the picture could not be written")
+
+
+def start(testing: bool = False) -> Host:
+    """Start the host, once in a process; called again, the running one is returned.
+
+    With ``testing``, ``slicer.app.testingEnabled()`` is true, as under Slicer's ``--testing``: ``slicer.util`` then logs
+    errors and answers questions itself. Without it, dialogs are shown, answered, and error dialogs become faults.
+    """
+    global _host
+    if _host is None:
+        _host = Host(testing)
+    _host.app.set_testing(testing)
+    return _host
+
+
+def _add_slicer_files(slicer: ModuleType) -> None:
+    """Let ``import slicer.i18n`` and the like find the host's files, or Slicer's own below SLICER_PYTHON_DIR."""
+    slicer.__path__.append(str(SLICER_FILES / "slicer"))
+    sys.path.append(str(SLICER_FILES))
+    folder = os.environ.get("SLICER_PYTHON_DIR")
+    if folder:
+        real = Path(folder) / "slicer" if (Path(folder) / "slicer").is_dir() else Path(folder)
+        if not (real / "ScriptedLoadableModule.py").is_file():
+            raise FileNotFoundError(f"SLICER_PYTHON_DIR={folder}: no slicer/ScriptedLoadableModule.py there")
+        slicer.__path__.insert(len(slicer.__path__) - 1, str(real))
+        logging.info("SlicerHost uses Slicer's own Python files in %s", real)
+
+
+def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
+    """``ctk`` as a module; Slicer's widget classes, and what is left, in ``slicer``; the form loader in ``qt``."""
+    from . import (  # noqa: F401 - importing them makes their widgets known
+        layout_manager,
+        main_window,
+        node_combo_box,
+        plot_view,
+        scripted_modules,
+        ui_loader,
+        views,
+        widget_api,
+        widgets_ctk,
+        widgets_ctk_paths,
+        widgets_ctk_values,
+        widgets_mrml,
+        widgets_segments,
+    )
+
+    ctk = ModuleType("ctk", "CTK's widgets (made by SlicerHost)")
+    vars(ctk).update(widget_api.known_classes(("ctk",)), **widgets_ctk.NAMES)
+    sys.modules["ctk"] = ctk
+    vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")), **widgets_mrml.NAMES)
+    qt.__dict__["QUiLoader"] = ui_loader.QUiLoader
+    qt.__dict__["loadUI"] = lambda path: ui_loader.QUiLoader().load(path)
+    import slicer.util  # noqa: F401
+
+    for name in ("ScriptedLoadableModule", "i18n", "packaging", "testing"):
+        __import__(f"slicer.{name}")

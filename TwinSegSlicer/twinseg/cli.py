@@ -1,0 +1,312 @@
+"""The command `twinseg`. Each command is thin: it reads its arguments, shows progress and prints what the library did.
+
+torch and the rest are imported inside the commands, so that `twinseg --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twinseg import __version__
+from twinseg.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Brain tumour segmentation, synthetic patients and the patient twin.",
+)
+model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exchange them with MONAI.")
+app.add_typer(model_app, name="model")
+
+# typer reads these at run time; Optional is spelled out because Python 3.10's typer needs it.
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write what was measured to this file.")]
+Model = Annotated[Path | None, typer.Option(help="Model file; without it the task's starter model.")]
+
+
+def main() -> None:
+    """Entry point: bad input is one line and exit code 2, a fault exit code 1."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app()
+    except InputError as error:
+        print(f"twinseg: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    """Options that stand before the command."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold patients of the same names yet.")],
+    sites: Annotated[int, typer.Option(min=1, help="Hospitals, each with its own scanner.")] = 2,
+    patients: Annotated[int, typer.Option(min=1, help="Patients a hospital.")] = 4,
+    visits: Annotated[int, typer.Option(min=1, help="Visits a patient.")] = 1,
+    size: Annotated[int, typer.Option(help="Voxels along each axis.")] = 96,
+    spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.0,
+    anatomy: Annotated[Path | None, typer.Option(help="Folder of brain label maps to draw heads from.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same patients.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Make synthetic patients: images, label maps and the truth behind them."""
+    from twinseg.phantom import write_cohort
+
+    with progress_bar("making patients") as bar:
+        summary = write_cohort(
+            out,
+            sites=sites,
+            patients=patients,
+            visits=visits,
+            size=size,
+            spacing=spacing,
+            anatomy=anatomy,
+            seed=seed,
+            progress=lambda done, total, name: bar(done / total, f"{done} of {total}: {name}"),
+        )
+    finish(f"{out}: {sites * patients} patients of {sites} sites", summary, json_file)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
+    output: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
+    task: Annotated[str, typer.Option(help="Task by name, or its .toml file.")],
+    init: Annotated[Path | None, typer.Option(help="Model file to start from.")] = None,
+    preset: Annotated[str, typer.Option(help="small (two cores) or base (GPU).")] = "small",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training cases, or")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="how long to train (default: 50 for small).")] = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Train a model on the training part of a folder, chosen on its validation part."""
+    from twinseg.tasks import load_task
+
+    if epochs is not None and minutes is not None:
+        raise InputError("--epochs and --minutes exclude each other; give one of them")
+    loaded_task = load_task(task)
+    if loaded_task.kind == "classification":
+        from twinseg.classification import train_classifier as run
+    else:
+        from twinseg.training_run import train as run
+    from twinseg.inference import choose_device
+    from twinseg.training_run import TrainingRequest
+
+    request = TrainingRequest(
+        data, loaded_task, output, init, preset, epochs, minutes, choose_device(device), seed, resume
+    )
+    with progress_bar("training") as bar:
+        measured = run(request, bar)
+    finish(f"{output}: trained for {measured['minutes']} minutes; {measured['validation']}", measured, json_file)
+
+
+@app.command()
+def segment(
+    case: Annotated[Path | None, typer.Argument(help="Folder of one case; or name its files by the options.")] = None,
+    output: Annotated[Path, typer.Option(help="Label map to write (.nii.gz).")] = ...,  # type: ignore[assignment]
+    t1: Annotated[Path | None, typer.Option("--t1")] = None,
+    t1ce: Annotated[Path | None, typer.Option("--t1ce")] = None,
+    t2: Annotated[Path | None, typer.Option("--t2")] = None,
+    flair: Annotated[Path | None, typer.Option("--flair")] = None,
+    image: Annotated[list[str], typer.Option(help="SEQUENCE=FILE, for a task with other sequences.")] = [],  # noqa: B006
+    task: Annotated[str, typer.Option(help="Task whose starter model is used.")] = "brats-glioma",
+    model: Model = None,
+    uncertainty: Annotated[Path | None, typer.Option(help="Also write the uncertainty, 0 to 1 (.nii.gz).")] = None,
+    flips: Annotated[bool, typer.Option(help="Average over mirrored copies: slower, a little better.")] = False,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Segment one case. Missing sequences are allowed."""
+    from twinseg.inference import choose_device
+    from twinseg.segmentation import case_of_files, case_of_folder, load_network, segment_to_file, starter_model
+
+    loaded = load_network(model or starter_model(task))
+    named = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    files = {name: path for name, path in named.items() if path is not None}
+    for entry in image:
+        name, _, path = entry.partition("=")
+        files[name] = Path(path)
+    if (case is None) == (not files):
+        raise InputError("give either the folder of a case or its image files (twinseg segment --help)")
+    chosen = case_of_folder(case, loaded.task) if case is not None else case_of_files(files, loaded.task)
+    with progress_bar("segmenting") as bar:
+        measured = segment_to_file(
+            chosen, loaded, output, uncertainty, device=choose_device(device), flips=flips, report=bar
+        )
+    volumes = ", ".join(f"{name} {value:.1f} mL" for name, value in measured["volumes_ml"].items())
+    finish(f"{output}: {volumes} ({measured['computed']}, {measured['seconds']:.1f} s)", measured, json_file)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
+    model: Annotated[Path, typer.Option(help="Model file to score.")],
+    split: Annotated[str, typer.Option(help="test, validation, train or all.")] = "test",
+    flips: Annotated[bool, typer.Option(help="Average over mirrored copies.")] = True,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Score a model on one part of a folder's own split, by region, site and case."""
+    from twinseg.inference import choose_device
+    from twinseg.model_file import read_card
+
+    if split not in ("train", "validation", "test", "all"):
+        raise InputError(f"--split {split} is unknown; use train, validation, test or all")
+    if read_card(model).task.kind == "classification":
+        from twinseg.classification import evaluate_classifier
+
+        with progress_bar("classifying") as bar:
+            measured = evaluate_classifier(data, model, part=split, device=choose_device(device), report=bar)
+        print_table(f"{split} images", *classification_table(measured))
+    else:
+        from twinseg.evaluation import evaluate as evaluate_segmentation
+        from twinseg.segmentation import load_network
+
+        with progress_bar("evaluating") as bar:
+            measured = evaluate_segmentation(
+                data, load_network(model), part=split, device=choose_device(device), flips=flips, report=bar
+            )
+        print_table(f"{split} cases", *segmentation_table(measured))
+    finish(f"{model}: {measured['n']} scored", measured, json_file)
+
+
+@model_app.command("show")
+def model_show(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    json_file: Json = None,
+) -> None:
+    """What a model is for, where it comes from and how it scored."""
+    from twinseg.model_file import read_card
+
+    card = read_card(model)
+    shown = {
+        "task": card.task.name,
+        "title": card.task.title,
+        "parameters": card.parameters,
+        "hash": card.hash,
+        "network": card.network,
+        "provenance": card.provenance,
+    }
+    rows = [
+        [name, json.dumps(value, indent=1) if isinstance(value, dict) else str(value)] for name, value in shown.items()
+    ]
+    print_table(str(model), ["", ""], rows)
+    finish("", shown, json_file)
+
+
+@model_app.command("export")
+def model_export(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the MONAI bundle to write.")],
+) -> None:
+    """Write the model as a MONAI bundle."""
+    from twinseg.monai_bundle import export_bundle
+
+    export_bundle(model, folder)
+    finish(f"{folder}: MONAI bundle written", {}, None)
+
+
+@model_app.command("import")
+def model_import(
+    folder: Annotated[Path, typer.Argument(help="Folder of a MONAI bundle.")],
+    model: Annotated[Path, typer.Argument(help="Model file to write (.safetensors).")],
+) -> None:
+    """Read a MONAI bundle into a model file; nothing in it is run or unpickled."""
+    from twinseg.monai_bundle import import_bundle
+
+    import_bundle(folder, model)
+    finish(f"{model}: imported", {}, None)
+
+
+@contextmanager
+def progress_bar(stage: str) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on the terminal, or a line every 5 % in a log; gives a function of the share done and the stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        yield log_lines(stage)
+        return
+    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+        bar = progress.add_task(stage, total=1.0)
+        yield lambda done, words: progress.update(bar, completed=done, description=f"{stage}: {words}")
+
+
+def log_lines(stage: str) -> Callable[[float, str], None]:
+    """Prints a line for every twentieth of the work."""
+    printed = -1
+
+    def line(done: float, words: str) -> None:
+        nonlocal printed
+        if int(done * 20) > printed:
+            printed = int(done * 20)
+            print(f"{stage}: {done:.0%}, {words}", file=sys.stderr, flush=True)
+
+    return line
+
+
+def segmentation_table(measured: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every case, then the mean of each site and of all."""
+    regions = list(measured["summary"]["all"])
+    header = ["case", "site", *(f"{region} {what}" for region in regions for what in ("Dice", "HD95 mm"))]
+    rows = []
+    for row in measured["cases"]:
+        numbers = [f"{row['regions'][r]['dice']:.3f}|{row['regions'][r]['hd95']:.1f}".split("|") for r in regions]
+        rows.append([row["case"], row["site"] or "", *(number for pair in numbers for number in pair)])
+    for site, summary in [*measured["summary"]["sites"].items(), ("all", measured["summary"]["all"])]:
+        numbers = [[f"{summary[r]['dice']['mean']:.3f}", f"{summary[r]['hd95']['mean']:.1f}"] for r in regions]
+        rows.append(["mean", site, *(number for pair in numbers for number in pair)])
+    return header, rows
+
+
+def classification_table(measured: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: precision, recall and F1 of each class, their mean, and the accuracy."""
+    names = ("precision", "recall", "f1")
+    rows = [
+        [c, *(f"{scores[name]:.3f}" for name in names), str(scores["n"])] for c, scores in measured["classes"].items()
+    ]
+    rows.append(["mean", *(f"{measured['macro'][name]:.3f}" for name in names), str(measured["n"])])
+    rows.append([f"accuracy {measured['accuracy']:.3f}", "", "", "", ""])
+    return ["class", *names, "images"], rows
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def finish(line: str, measured: dict[str, Any], json_file: Path | None) -> None:
+    """Print the last line and write what was measured."""
+    if line:
+        typer.echo(line)
+    if json_file is not None:
+        from twinseg.volumes import write_atomically
+
+        write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False, default=str) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

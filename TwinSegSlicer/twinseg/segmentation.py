@@ -1,0 +1,117 @@
+"""`twinseg segment`: from image files and a model file to a label map file on the images' own grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from twinseg.cases import Case, find_cases, load_case
+from twinseg.errors import InputError
+from twinseg.home import resource_folders
+from twinseg.inference import Report, segment
+from twinseg.model_file import load_model
+from twinseg.network import NetworkConfig, ViTUNet, build_network
+from twinseg.tasks import Task
+from twinseg.volumes import write_volume
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A segmentation network with its weights, what it was made for and its content hash."""
+
+    network: ViTUNet
+    task: Task
+    hash: str
+
+
+def load_network(path: Path, task: Task | None = None) -> LoadedModel:
+    """The segmentation network of a model file. Raises InputError for a damaged file or a model for another task."""
+    model = load_model(path, expected_task=task)
+    if model.card.task.kind != "segmentation":
+        raise InputError(f"{path}: this model classifies images, it does not segment them; name a segmentation model")
+    try:
+        network = build_network(NetworkConfig.from_dict(model.card.network))
+        network.load_state_dict(model.tensors)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: its tensors do not fit its network ({reason}); use another model file") from error
+    return LoadedModel(network.eval(), model.card.task, model.card.hash)
+
+
+def starter_model(task: str) -> Path:
+    """The model that ships for a task. Raises InputError where none does."""
+    for folder in resource_folders("Models"):
+        if (path := folder / f"{task}.safetensors").is_file():
+            return path
+    raise InputError(f"no starter model ships for the task {task}: name one with --model (twinseg train makes one)")
+
+
+def case_of_folder(folder: Path, task: Task) -> Case:
+    """The one case of a folder. Raises InputError where it holds several."""
+    cases = find_cases(folder, task)
+    if len(cases) > 1:
+        raise InputError(f"{folder}: it holds {len(cases)} cases ({cases[0].name}, …); name the folder of one case")
+    return cases[0]
+
+
+def case_of_files(files: Mapping[str, Path], task: Task) -> Case:
+    """A case of image files named one by one. Raises InputError for a sequence that the task does not know."""
+    known = [sequence.name for sequence in task.sequences]
+    if unknown := [name for name in files if name not in known]:
+        sequence = unknown[0]
+        raise InputError(
+            f"{files[sequence]}: the task {task.name} has no sequence {sequence}; it has {', '.join(known)}"
+        )
+    return Case(patient="case", name="case", site=None, date=None, images=dict(files))
+
+
+def segment_to_file(
+    case: Case,
+    model: LoadedModel,
+    output: Path,
+    uncertainty: Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    flips: bool = False,
+    report: Report = lambda done, stage: None,
+) -> dict[str, Any]:
+    """Segment a case and write the label map (and the uncertainty); nothing is written unless all went well.
+
+    Returns what was measured: volumes in mL by region, the sequences that were used, seconds, where it was computed.
+    """
+    for path in filter(None, (output, uncertainty)):
+        if not path.name.endswith((".nii.gz", ".nii")):
+            raise InputError(f"{path}: the output must end in .nii.gz or .nii")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: its folder does not exist; make it first")
+    started = time.perf_counter()
+    loaded = load_case(case, model.task, with_labels=False)
+    result = segment(
+        model.network,
+        loaded,
+        model.task,
+        device=device,
+        flips=flips,
+        uncertainty=uncertainty is not None,
+        report=report,
+    )
+    write_volume(output, result.labels)
+    if uncertainty is not None and result.uncertainty is not None:
+        write_volume(uncertainty, result.uncertainty)
+    voxel_ml = float(np.prod(result.labels.spacing)) / 1000
+    volumes = {r.name: voxel_ml * int(np.isin(result.labels.array, r.labels).sum()) for r in model.task.regions}
+    return {
+        "model": model.hash,
+        "task": model.task.name,
+        "sequences": sorted(loaded.images),
+        "missing": [s.name for s in model.task.sequences if s.name not in loaded.images],
+        "volumes_ml": volumes,
+        "computed": result.computed,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
