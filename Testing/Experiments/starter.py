@@ -78,7 +78,10 @@ def main() -> None:
         losses.append(progress.loss)
         if progress.validation_dice is not None:
             loss = float(np.mean(losses[-200:]))
-            print(f"{progress.done:.0%}, step {progress.step}, loss {loss:.3f}, Dice {progress.validation_dice:.3f}", flush=True)
+            print(
+                f"{progress.done:.0%}, step {progress.step}, loss {loss:.3f}, Dice {progress.validation_dice:.3f}",
+                flush=True,
+            )
 
     trainer.run(report)
     measured = {
@@ -93,7 +96,12 @@ def main() -> None:
         "metrics": measured,
     }
     save_model(
-        options.output, trainer.best_weights, task=task, network=network.config.to_dict(), provenance=provenance, dtype="float16"
+        options.output,
+        trainer.best_weights,
+        task=task,
+        network=network.config.to_dict(),
+        provenance=provenance,
+        dtype="float16",
     )
     draw_curve(options.output.with_suffix(".png"), trainer.state.history, task)
     print(measured)

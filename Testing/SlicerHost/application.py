@@ -64,8 +64,8 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._io_manager = IOManager()
         self._startup_environment = dict(os.environ)
         self._is_quitting = False
-        for folder in ("share", "temporary", "cache", "scenes", "extensions"):
-            (home / folder).mkdir(exist_ok=True)
+        for folder in ("share/ColorFiles", "temporary", "cache", "scenes", "extensions"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
         self.slicerHome = self.applicationDirPath = str(home)
         self.temporaryPath = str(home / "temporary")
         self.cachePath = str(home / "cache")

@@ -187,10 +187,13 @@ class qSlicerModuleManager(QtCore.QObject):
     moduleUnloaded = QtCore.Signal(str)
     modulesUnloaded = QtCore.Signal()
 
+    modules: dict[str, Any] = {}
+    registered: dict[str, Path] = {}
+
     def __init__(self, built_in: dict[str, BuiltInModule]):
         super().__init__()
-        self.modules: dict[str, Any] = dict(built_in)
-        self.registered: dict[str, Path] = {}
+        self.modules = dict(built_in)
+        self.registered = {}
         self._factory_manager = FactoryManager(self)
         for name, module in built_in.items():
             setattr(slicer.modules, name.lower(), module)

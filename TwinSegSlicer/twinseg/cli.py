@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from twinseg import __version__
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +41,9 @@ def main() -> None:
     except InputError as error:
         print(f"twinseg: {error}", file=sys.stderr)
         sys.exit(2)
+    except Cancelled as stopped:
+        print(f"twinseg: {stopped}", file=sys.stderr)
+        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)

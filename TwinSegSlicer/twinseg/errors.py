@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class OutOfSpaceError(InputError):
     """The disk or the memory does not suffice; nothing half-written was left behind."""
+
+
+class Cancelled(Exception):
+    """The user, or a callback, stopped the work; what was there before is unchanged."""

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import nn
 
 from twinseg.cases import LoadedCase
-from twinseg.errors import InputError, OutOfSpaceError
+from twinseg.errors import Cancelled, InputError, OutOfSpaceError
 from twinseg.network import ViTUNet
 from twinseg.preprocessing import label_values, prepare, restore, restore_labels
 from twinseg.tasks import Task
@@ -41,10 +41,6 @@ BYTES_A_FEATURE = 18
 
 OVERLAP = 0.5
 """Share of a window that its neighbour covers too."""
-
-
-class Cancelled(Exception):
-    """The callback asked to stop; nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ def normalized_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32
 
 def clean_up(labels: NDArray[Any], task: Task, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """Without connected components that the task calls too small (or all but the largest); spacing in mm."""
-    boxes = ndimage.find_objects(labels > 0)
+    boxes = ndimage.find_objects((labels > 0).view(np.uint8))
     if not boxes or not (task.cleanup.smallest_ml or task.cleanup.keep_largest):
         return labels
     inside = labels[boxes[0]]
@@ -210,11 +206,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Lower precision where the device is faster with it: bfloat16 on GPUs and on CPUs that have units for it."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    if device.type == "cpu" and bfloat16_is_faster():
-        return torch.autocast("cpu", torch.bfloat16)
+    """bfloat16 where the device is faster with it: GPUs since 2020, and CPUs that have units for it."""
+    if torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else bfloat16_is_faster():
+        return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -84,7 +84,7 @@ def region_channels(task: Task) -> list[list[int]]:
 def network_grid(
     volume: Volume, spacing: tuple[float, float, float]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Affine and shape of the RAS grid at a spacing in mm; along axes that are near enough, the volume's own spacing."""
+    """Affine and shape of the RAS grid at a spacing in mm; along axes that are near enough, the volume's own."""
     own = np.asarray(to_ras(volume).spacing)
     near = np.abs(own - spacing) <= SPACING_TOLERANCE * np.asarray(spacing)
     x, y, z = (float(size) for size in np.where(near, own, spacing))

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from twinseg.augmentation import training_transform
 from twinseg.errors import InputError
-from twinseg.inference import predict
+from twinseg.inference import autocast, predict
 from twinseg.metrics import dice
 from twinseg.network import ViTUNet
 from twinseg.preprocessing import PreparedCase, region_channels
@@ -235,7 +235,7 @@ class Trainer:
             group["lr"] = self.config.learning_rate * schedule(self.done)
         self.network.train()
         image, labels = batch["image"].to(self.device), batch["labels"].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             outputs = self.network(image)
         loss = self._supervised_loss(outputs, labels)
         self.optimizer.zero_grad()

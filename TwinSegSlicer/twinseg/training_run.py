@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
+import math
 import platform
 import stat
 import time
@@ -17,14 +19,15 @@ import torch
 
 from twinseg import __version__
 from twinseg.cases import Case, Split, find_cases, load_case, split_cases
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.home import data_folder
-from twinseg.inference import Cancelled, Report
+from twinseg.inference import Report
 from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
-from twinseg.preprocessing import PreparedCase, label_values, prepare
+from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
 from twinseg.tasks import Task
 from twinseg.training import Trainer, TrainingConfig, TrainingProgress
+from twinseg.volumes import read_image, to_ras
 
 DEFAULT_MINUTES = {"small": 50.0, "base": 480.0}
 """How long a training lasts when neither epochs nor minutes are given."""
@@ -68,11 +71,12 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
         raise InputError(f"{request.output}: a model file ends in .safetensors; give the output such a name")
     cases = find_cases(request.data, request.task, require_labels=True)
     split = split_cases(split_file(request.data), cases)
-    training = prepare_all(cases, split.train, request.task, report)
-    validation = prepare_all(cases, split.validation, request.task, report)
+    task = fit_to_data(request.task, [case for case in cases if case.name in split.train])
+    training = prepare_all(cases, split.train, task, report)
+    validation = prepare_all(cases, split.validation, task, report)
     torch.manual_seed(request.seed)
     network, parent = start(request)
-    trainer = Trainer(network, request.task, training, validation, training_config(request), request.device)
+    trainer = Trainer(network, task, training, validation, training_config(request), request.device)
     if request.resume and request.checkpoint.exists():
         trainer.resume(request.checkpoint)
     _run(trainer, request.checkpoint, report)
@@ -89,11 +93,11 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
     measured["model_hash"] = save_model(
         request.output,
         trainer.best_weights,
-        task=request.task,
+        task=task,
         network=network.config.to_dict(),
         provenance=provenance(request, split, parent, measured),
     )
-    draw_curve(request.curve, trainer.state.history, request.task)
+    draw_curve(request.curve, trainer.state.history, task)
     request.checkpoint.unlink(missing_ok=True)
     return measured
 
@@ -133,6 +137,21 @@ def split_file(data: Path) -> Path:
     return own / f"{folder.resolve().name}-{name}.json"
 
 
+def fit_to_data(task: Task, cases: Sequence[Case]) -> Task:
+    """The task on a coarser grid where most of its images are coarser than it asks for: finer holds nothing more.
+
+    The patch keeps its size in mm, to the next multiple of the network's strides.
+    """
+    files = [(path, case.channels.get(name)) for case in cases[:50] for name, path in list(case.images.items())[:1]]
+    median = np.median([to_ras(read_image(path, channel)).spacing for path, channel in files], axis=0)
+    wanted = np.asarray(task.spacing)
+    spacing = np.where(median > wanted * (1 + SPACING_TOLERANCE), median, wanted)
+    steps = [math.prod(stride[axis] for stride in task.strides) for axis in range(3)]
+    scaled = task.patch * wanted / spacing
+    patch = [step * max(1, math.ceil(size / step)) for size, step in zip(scaled, steps, strict=True)]
+    return dataclasses.replace(task, spacing=tuple(spacing.round(4).tolist()), patch=tuple(patch))
+
+
 def prepare_all(cases: Sequence[Case], names: Sequence[str], task: Task, report: Report) -> list[PreparedCase]:
     """The named cases as the network sees them, in memory."""
     by_name = {case.name: case for case in cases}
@@ -149,7 +168,7 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
     if request.init is None:
         return build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides)), None
     parent = load_model(request.init)
-    if parent.card.task.fingerprint() == task.fingerprint():
+    if parent.card.task.name == task.name:
         network = build_network(NetworkConfig.from_dict(parent.card.network))
     else:
         network = build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides))

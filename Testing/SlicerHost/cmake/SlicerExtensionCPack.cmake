@@ -1,0 +1,10 @@
+# include(${Slicer_EXTENSION_CPACK}): Slicer packages the extension here. The host checks what the package would need.
+foreach(variable EXTENSION_HOMEPAGE EXTENSION_CATEGORY EXTENSION_CONTRIBUTORS EXTENSION_DESCRIPTION EXTENSION_ICONURL)
+  if("${${variable}}" STREQUAL "")
+    message(FATAL_ERROR "${PROJECT_NAME}: ${variable} is not set in the extension's CMakeLists.txt")
+  endif()
+endforeach()
+if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${PROJECT_NAME}.json")
+  message(FATAL_ERROR "${PROJECT_NAME}: the Extensions Index needs ${PROJECT_NAME}.json, named as the project is")
+endif()
+include(CPack)

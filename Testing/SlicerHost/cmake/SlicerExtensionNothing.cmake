@@ -1,0 +1,1 @@
+# Slicer generates a configuration of the extension for others here; scripted modules need none.

@@ -1,0 +1,2 @@
+# include(${Slicer_USE_FILE}): in Slicer, compiler flags and paths; scripted modules need none of them.
+enable_testing()
