@@ -26,10 +26,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from multiprocessing.connection import Connection
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -> None:
     """Measure every method, print the table and the verdicts, write them. Raises InputError for bad options."""
-    from rich.console import Console
+    from rich.progress import track
 
     from twinseg.volumes import write_atomically
 
@@ -100,24 +101,21 @@ def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -
         raise InputError(f"{json_file}: its folder does not exist; make it first")
     if folder is None and REAL_CASE.is_dir():
         folder = REAL_CASE
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    with tempfile.TemporaryDirectory() as scratch, console.status(OURS) as status:
+    with tempfile.TemporaryDirectory() as scratch:
         image_file = Path(scratch) / "prepared.npy"
         case, rows = in_own_process(measure_ours, folder, device, quick, image_file)
         machine = in_own_process(measure_machine, device, quick)
         precisions = ("float32", "bfloat16") if machine["bfloat16_pays"] and not quick else ("float32",)
-        for peer, precision in ((peer, precision) for peer in PEERS for precision in precisions):
-            status.update(f"{peer}, {precision}")
+        for peer, precision in track([*product(PEERS, precisions)], "MONAI's networks", transient=True):
             try:
                 rows.append(in_own_process(measure_peer, peer, precision, device, quick, image_file))
-            except RuntimeError as error:
-                console.print(f"{peer}, {precision}: not measured, {error}")
-    measured = {"quick": quick, "machine": machine, "case": case, "rows": [asdict(row) for row in rows]}
-    measured["verdicts"] = verdicts(rows)
-    console.print(*description(machine, case), sep="\n")
-    console.print(table(rows, machine["matrix_product_gflops"], "rough" if quick else ""))
-    console.print(*(line + (" (rough)" if quick else "") for line in verdicts(rows)), sep="\n")
+            except (RuntimeError, ImportError) as error:
+                print(f"{peer}, {precision}: not measured ({str(error).splitlines()[0]})", file=sys.stderr)
+    show(machine, case, rows, "rough" if quick else "")
+    judged = [line + (" (rough)" if quick else "") for line in verdicts(rows)]
+    print(*judged, sep="\n")
     if json_file is not None:
+        measured = {"quick": quick, "machine": machine, "case": case, "rows": [*map(asdict, rows)], "verdicts": judged}
         write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -125,30 +123,11 @@ def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -
 
 
 def in_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
-    """What `work` returns in a fresh process. Raises RuntimeError where that process dies."""
+    """What `work` returns in a fresh process. Raises what it raises, and RuntimeError where that process dies."""
     context = multiprocessing.get_context("forkserver")  # its server imports once what all the processes need
     context.set_forkserver_preload(["torch.utils.flop_counter", "monai.inferers", "monai.networks.nets"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, work, arguments))
-    process.start()
-    sender.close()
-    try:
-        answer: Any = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"its process ended with exit code {process.exitcode}") from None
-    process.join()
-    if isinstance(answer, InputError):
-        raise answer
-    result: Result = answer
-    return result
-
-
-def _answer(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    try:
-        sender.send(work(*arguments))
-    except InputError as error:
-        sender.send(error)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def measure_machine(device_name: str, quick: bool) -> dict[str, Any]:
@@ -324,8 +303,9 @@ def count_gflop(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> float
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build().eval()(torch.empty(shape))
+    network = build().eval().to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(shape, device="meta"))
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -383,34 +363,33 @@ def verdicts(rows: Sequence[Measurement]) -> list[str]:
     return [*lines, f"peak memory under 4 GB: {'yes' if memory < 4 else 'no'} ({memory:.2f} GB)"]
 
 
-def description(machine: dict[str, Any], case: dict[str, Any]) -> list[str]:
-    """The machine and the case in words."""
-    rates = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in machine["matrix_product_gflops"].items())
-    shape, cropped = ("×".join(map(str, case[key])) for key in ("shape", "cropped"))
-    inside, whole = case["windows"], case["windows_uncropped"]
-    lines = [
-        f"{machine['date']}: computed on {machine['device']} ({machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['threads']} threads); torch {machine['torch']}; matrix product {rates}",
-        f"{case['name']}: {shape}, cropped to {cropped} for all, {inside} windows of {WINDOW}³ at half overlap; "
-        f"uncropped {whole}, which would take the peers {whole / inside:.2f} times as long",
-    ]
-    return lines if machine["bfloat16_pays"] else [*lines, "bfloat16 is slower here: the peers run in float32 alone"]
-
-
-def table(rows: Sequence[Measurement], rates: dict[str, float], title: str) -> Any:
-    """The rows as a rich table."""
+def show(machine: dict[str, Any], case: dict[str, Any], rows: Sequence[Measurement], title: str) -> None:
+    """Print the machine, the case and the table of rows."""
+    from rich.console import Console
     from rich.table import Table
 
+    rates = machine["matrix_product_gflops"]
+    shape, cropped = ("×".join(map(str, case[key])) for key in ("shape", "cropped"))
+    inside, whole = case["windows"], case["windows_uncropped"]
+    print(
+        f"{machine['date']}: computed on {machine['device']} ({machine['cpu']}, cores: {machine['cores']}, threads: "
+        f"{machine['threads']}), torch {machine['torch']}, matrix product "
+        + ", ".join(f"{precision} {rate:.0f} GFLOP/s" for precision, rate in rates.items())
+        + f"\n{case['name']}: {shape}, cropped to {cropped} for all, {inside} windows of {WINDOW}³ at half overlap; "
+        f"uncropped {whole}, which would take the peers {whole / inside:.2f} times as long"
+    )
+    if not machine["bfloat16_pays"]:
+        print("bfloat16 is slower than float32 here: the peers run in float32 alone")
     header = ["method", "precision", "parameters", "GFLOP", "windows timed / all", "seconds", "to ours"]
-    result = Table(*header, "GFLOP/s", "of matrix product", "peak GB", "note", title=title)
+    table = Table(*header, "GFLOP/s", "of matrix product", "peak GB", "note", title=title)
     for row in rows:
         rate = row.gflop / row.seconds
-        result.add_row(
+        table.add_row(
             *(row.method, row.precision, f"{row.parameters / 1e6:.1f} M", f"{row.gflop:.0f}"),
             *(f"{row.windows_timed} / {row.windows}", f"{row.seconds:.2f}", f"{row.seconds / rows[0].seconds:.1f}x"),
             *(f"{rate:.0f}", f"{rate / rates[row.precision]:.0%}", f"{row.memory_gb:.2f}", row.note),
         )
-    return result
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

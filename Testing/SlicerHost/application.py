@@ -72,6 +72,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self.defaultScenePath = str(home / "scenes")
         self.extensionsInstallPath = str(home / "extensions")
         self.slicerUserSettingsFilePath = QtCore.QSettings().fileName()
+        Path(self.slicerUserSettingsFilePath).parent.mkdir(parents=True, exist_ok=True)
         self._put_python_slicer_on_path()
 
     def _put_python_slicer_on_path(self) -> None:

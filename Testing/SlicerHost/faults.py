@@ -37,9 +37,17 @@ class Faults:
 
     unexpected: list[Fault] = field(default_factory=list)
     _expected: list[tuple[re.Pattern[str], list[Fault]]] = field(default_factory=list)
+    _shown: str = ""  # the error dialog of the exception that is on its way
 
     def record(self, fault: Fault) -> None:
-        """Keep ``fault``, unless an :meth:`expect` block that is open now waits for it."""
+        """Keep ``fault``, unless an :meth:`expect` block that is open now waits for it.
+
+        ``slicer.util.tryWithErrorDisplay`` shows an error and raises it again: that is one fault, not two.
+        """
+        shown, self._shown = self._shown, fault.text if fault.kind == "dialog" else ""
+        message = fault.text.partition(": ")[2]
+        if fault.kind == "exception" and message and message in shown:
+            return
         for pattern, caught in reversed(self._expected):
             if pattern.search(fault.text):
                 caught.append(fault)

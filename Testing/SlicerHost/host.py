@@ -25,6 +25,7 @@ class Host:
 
     def __init__(self, testing: bool = False):
         self.qt = qt_facade.make_module()
+        self.qt.qInstallMessageHandler(_log_qt_message)
         import slicer
 
         from .application import make_scene, qSlicerApplication, temporary_home
@@ -51,15 +52,18 @@ class Host:
         from .vtk_modules import SHARE
 
         slicer = self.slicer
-        vtk_modules.install(self.app.slicerHome)
+        vtk_modules.install(Path(self.app.slicerHome))
         slicer.modules = module_logics.Modules()
         slicer.selfTests = {}
         built_in = module_logics.make_logics(slicer.mrmlScene, logic, str(SHARE))
         _fill_namespaces(self.qt, slicer)
+        from . import node_widget_connectors  # noqa: F401 - registers them
         from .layout_manager import qSlicerLayoutManager
         from .main_window import qSlicerMainWindow
         from .scripted_modules import qSlicerModuleManager
+        from .subject_hierarchy import HierarchyFollower
 
+        self._hierarchy_follower = HierarchyFollower(slicer.mrmlScene)
         modules = qSlicerModuleManager(built_in)
         self.app.set_managers(qSlicerLayoutManager(slicer.mrmlScene, logic), modules)
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
@@ -73,11 +77,12 @@ class Host:
         return self.app.moduleManager().load(path)
 
     def open(self, path: Path | str) -> Any:
-        """Load a module and open its panel; returns the module's Python widget."""
+        """Load a module and open its panel; returns the module's Python widget, None for a module without a panel."""
         module = self.load(path)
         self.slicer.util.selectModule(module.name)
         self.app.processEvents()
-        return self.slicer.util.getModuleWidget(module)
+        panel = module.widgetRepresentation()
+        return panel.self() if panel is not None else None
 
     def process_events(self, seconds: float = 0.0) -> None:
         """Run the event loop, for ``seconds`` or until nothing is left to do."""
@@ -116,6 +121,12 @@ class Host:
     def captureWindow(self, path: Path | str) -> None:
         """Write a PNG of the main window."""
         _save(self.window, path)
+
+
+def _log_qt_message(level: Any, context: Any, text: str) -> None:
+    """Qt's warnings go to the log; that the offscreen platform has no window manager goes without saying."""
+    if "does not support propagateSizeHints" not in text:
+        logging.getLogger("Qt").log(logging.DEBUG if int(level) in (0, 4) else logging.WARNING, text)
 
 
 def _save(widget: Any, path: Path | str) -> None:
@@ -161,6 +172,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
         node_combo_box,
         plot_view,
         scripted_modules,
+        subject_hierarchy,
         ui_loader,
         views,
         widget_api,

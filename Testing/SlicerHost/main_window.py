@@ -34,15 +34,15 @@ class qSlicerModuleSelectorToolBar(QtWidgets.QToolBar):
         if name == self._selected:
             return
         module = slicer.util.getModule(name) if name else None
-        if self._selected and slicer.app.moduleManager().module(self._selected) is not None:
-            panel = slicer.app.moduleManager().module(self._selected).widgetRepresentation()
-            if panel is not None:
-                panel.exit()
-        self._selected = name
+        old = slicer.app.moduleManager().module(self._selected)
+        if old is not None and old.widgetRepresentation() is not None:
+            old.widgetRepresentation().exit()
+        self._selected = ""
         panel = module.widgetRepresentation() if module is not None else None
         self._window.show_panel(panel, module)
         if panel is not None:
             panel.enter()
+        self._selected = name
         self.moduleSelected.emit(name)
 
 

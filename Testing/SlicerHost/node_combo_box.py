@@ -30,8 +30,10 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
         self._scene: Any = None
-        self._observer = SceneObserver(self._on_scene_changed)
+        self._observer = SceneObserver(self._on_scene_changed, self)
         self._node: Any = None
+        self._requested: Any = None  # chosen before there was a scene
+        self._row = 0  # of the current node
         self._filters: dict[str, dict[str, Any]] = {}
         self._base_names: dict[str, str] = {}
         self._labels: dict[str, str] = {}
@@ -49,10 +51,15 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
         return self._scene
 
     def setMRMLScene(self, scene: Any) -> None:
-        """List the nodes of this scene; without "none", the first becomes current."""
+        """List the nodes of this scene; the first becomes current unless none is allowed."""
         self._scene = scene
         self._observer.observe(scene)
+        self.setEnabled(scene is not None)
+        self._combo_box.clear()
+        requested, self._requested = self._requested, None
         self._refresh()
+        if requested is not None and scene is not None:
+            self.setCurrentNode(requested)
 
     def setNodeTypes(self, types: Any) -> None:
         """Class names of the nodes to list."""
@@ -78,6 +85,21 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
         """Whether the user may choose no node."""
         self.store("noneEnabled", bool(enabled))
         self._refresh()
+
+    def setAddEnabled(self, enabled: bool) -> None:
+        """Whether the user may create a node."""
+        self.store("addEnabled", bool(enabled))
+        self._show_list()
+
+    def setRemoveEnabled(self, enabled: bool) -> None:
+        """Whether the user may delete the current node."""
+        self.store("removeEnabled", bool(enabled))
+        self._show_list()
+
+    def setRenameEnabled(self, enabled: bool) -> None:
+        """Whether the user may rename the current node."""
+        self.store("renameEnabled", bool(enabled))
+        self._show_list()
 
     def setNoneDisplay(self, text: str) -> None:
         """The text of the entry for no node."""
@@ -137,7 +159,10 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
         return self.stored("currentNodeID")
 
     def setCurrentNode(self, node: Any) -> None:
-        """Choose a node, by itself or its ID; one that is not listed leaves none."""
+        """Choose a node, by itself or its ID; one that is not listed leaves none. Without a scene, it is chosen later."""
+        if self._scene is None:
+            self._requested = node
+            return
         if isinstance(node, str):
             node = self._scene.GetNodeByID(node) if self._scene is not None and node else None
         self._set_current(node if node is not None and node in self.nodes() else None)
@@ -249,28 +274,38 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
     # Keeping up with the scene
 
     def _on_scene_changed(self, event: str, node: Any) -> None:
+        self._refresh()
         if event == "added" and self._is_listed(node):
             self.nodeAdded.emit(node)
-        elif event == "removed" and node is self._node:
-            self._set_current(None)
-        self._refresh()
 
     def _refresh(self) -> None:
-        """Keep the current node if it is still listed, else the first one, or none where that is allowed."""
+        """List the nodes anew. As in a QComboBox, the next entry follows a current one that went, and the first node to
+        come into an empty list becomes current: with an entry for none, or to create a node, the list is not empty."""
+        was_empty = self._combo_box.count == 0
         nodes = self.nodes()
-        if self._node not in nodes:
-            self._set_current(None if self.noneEnabled or not nodes else nodes[0])
-        self._show_list()
+        if self._node is not None and self._node not in nodes:
+            self._set_current(nodes[min(self._row, len(nodes) - 1)] if nodes else None)
+        elif self._node is None and was_empty and nodes and not self.noneEnabled:
+            self._set_current(nodes[0])
+        else:
+            self._show_list()
 
     def _show_list(self) -> None:
         box = self._combo_box
         box.clear()
-        if self.noneEnabled or self._node is None:
-            box.addItem(self.noneDisplay if self.noneEnabled else self._prompt(), None)
-        for node in self.nodes():
+        if self._scene is None:
+            return
+        nodes = self.nodes()
+        if self.noneEnabled:
+            box.addItem(self.noneDisplay, None)
+        for node in nodes:
             box.addItem(node.GetName() or "", node.GetID())
-        box.setCurrentIndex(max(0, box.findData(self._node.GetID()) if self._node is not None else 0))
-        if self._menu():
+        box.setPlaceholderText(self._prompt())
+        none_index = 0 if self.noneEnabled else -1
+        box.setCurrentIndex(box.findData(self._node.GetID()) if self._node is not None else none_index)
+        if self._node in nodes:
+            self._row = nodes.index(self._node)
+        if self._menu() and box.count:
             box.insertSeparator(box.count)
         for text, action in self._menu():
             box.addItem(text, action)

@@ -9,6 +9,7 @@ class (its meta-object). Enumerations are integers in PythonQt: ``checkBox.check
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from typing import Any
@@ -33,11 +34,13 @@ from PySide6 import (  # noqa: E402
 
 from . import signals  # noqa: E402
 
+if not issubclass(QtCore.Qt.CheckState, int):
+    raise ImportError("PySide6 was imported before SlicerHost, which must set its options first: import SlicerHost earlier")
+
 QT_MODULES = (
     QtCore, QtGui, QtWidgets, QtNetwork, QtSvg, QtSvgWidgets, QtXml, QtUiTools, QtPrintSupport, QtSql, QtTest,
 )  # fmt: skip
 
-_pyside_getattribute = QtCore.QObject.__getattribute__
 _native_classes: set[type] = set()
 
 
@@ -84,13 +87,37 @@ class QtProperty:
         set_property(obj, self.name, value)
 
 
-def _getattribute(self: QtCore.QObject, name: str) -> Any:
-    if name == "connect":
-        return types.MethodType(signals.connect, self)
-    if name == "disconnect":
-        return types.MethodType(signals.disconnect, self)
-    value = _pyside_getattribute(self, name)
-    return signals.find_signal(self, name) if type(value) is QtCore.SignalInstance else value
+def _make_getattribute(original: Any) -> Any:
+    """What ``object.name`` gives, from what PySide6 gives: signals and setters get PythonQt's manners."""
+
+    def getattribute(self: QtCore.QObject, name: str) -> Any:
+        if name == "connect":
+            return types.MethodType(signals.connect, self)
+        if name == "disconnect":
+            return types.MethodType(signals.disconnect, self)
+        value = original(self, name)
+        if type(value) is QtCore.SignalInstance:
+            return signals.find_signal(self, name)
+        if type(value) is types.BuiltinMethodType and name.startswith("set"):
+            return functools.partial(_call_leniently, value)
+        return value
+
+    return getattribute
+
+
+def _call_leniently(setter: Any, *arguments: Any) -> Any:
+    """Call a setter as PythonQt does: where the types do not fit, None is False, 3.7 is 3, and a number is its text."""
+    try:
+        return setter(*arguments)
+    except TypeError as error:
+        numbers = [False if value is None else int(value) if isinstance(value, float) else value for value in arguments]
+        texts = [str(value) if isinstance(value, (int, float)) else value for value in arguments]
+        for attempt in (numbers, texts):
+            try:
+                return setter(*attempt)
+            except TypeError:
+                continue
+        raise error
 
 
 def _getattr(self: QtCore.QObject, name: str) -> Any:
@@ -174,10 +201,11 @@ def _adopt_pythonqt_manners() -> None:
     for cls in sorted(classes, key=lambda c: len(c.__mro__)):
         _add_properties(cls)
         cls.__setattr__ = _setattr  # type: ignore[assignment,method-assign]
+        if "__getattribute__" in cls.__dict__:
+            cls.__getattribute__ = _make_getattribute(cls.__dict__["__getattribute__"])  # type: ignore[method-assign]
     QtCore.QObject.className = _class_name  # type: ignore[attr-defined]
     QtCore.QObject.delete = lambda self: shiboken6.delete(self)  # type: ignore[attr-defined]
     QtCore.QObject.__getattr__ = _getattr  # type: ignore[attr-defined]
-    QtCore.QObject.__getattribute__ = _getattribute  # type: ignore[method-assign,assignment]
 
 
 def _add_qt5_names(namespace: dict[str, Any]) -> None:

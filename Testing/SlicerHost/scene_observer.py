@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import shiboken6
 import vtk
+from PySide6 import QtCore
 from slicer import vtkMRMLNode, vtkMRMLScene
 
 # Name of an event for the widget -> the scene's event.
@@ -18,11 +20,22 @@ SCENE_EVENTS = {
 }
 
 
-class SceneObserver:
-    """Calls ``on_change(event, node)`` when a node comes, goes or is renamed, or the whole scene changes."""
+def while_alive(owner: QtCore.QObject, callback: Callable[..., Any]) -> Callable[..., Any]:
+    """``callback`` for an observer, which is not called any more once Qt has deleted the widget that it belongs to."""
 
-    def __init__(self, on_change: Callable[[str, Any], None]):
-        self._on_change = on_change
+    def call(*arguments: Any) -> None:
+        if shiboken6.isValid(owner):
+            callback(*arguments)
+
+    return call
+
+
+class SceneObserver:
+    """Calls ``on_change(event, node)`` when a node comes, goes or is renamed, or the whole scene changes, as long as Qt
+    has not deleted the widget ``owner``."""
+
+    def __init__(self, on_change: Callable[[str, Any], None], owner: QtCore.QObject | None = None):
+        self._on_change = on_change if owner is None else while_alive(owner, on_change)
         self._scene: Any = None
         self._tags: list[tuple[Any, int]] = []
         self._node_tags: dict[str, tuple[Any, int]] = {}

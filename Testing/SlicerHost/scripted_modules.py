@@ -40,12 +40,17 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
     icon = QtGui.QIcon()
     hidden = False
     widgetRepresentationCreationEnabled = True
+    logo = QtGui.QImage()
     index = -1
+    isInstalled, isBuiltIn = False, False
+    defaultDocumentationLink = slicerWikiUrl = ""
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = str(path)
         self.name = self.title = path.stem
+        url = slicer.app.moduleDocumentationUrl(self.name)
+        self.defaultDocumentationLink = f'<p><a href="{url}">Online documentation</a></p>'
         self._widget: Any = None
         self._logic = slicer.vtkSlicerScriptedLoadableModuleLogic()
         self._logic.SetMRMLApplicationLogic(slicer.app.applicationLogic())
@@ -64,6 +69,10 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
     def self(self) -> Any:
         """The Python instance."""
         return self._instance
+
+    def mrmlScene(self) -> Any:
+        """The scene."""
+        return slicer.mrmlScene
 
     def logic(self) -> Any:
         """Slicer's C++ logic of scripted modules; the Python logic is the panel's."""
@@ -90,11 +99,12 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
 class qSlicerScriptedLoadableModuleWidget(widget_class("qSlicerWidget")):  # type: ignore[misc]
     """The panel that a script's widget class gets as its parent. Calls ``setup``, ``enter`` and ``exit`` of the class."""
 
+    isEntered = False
+
     def __init__(self, module_name: str):
         super().__init__()
         self._module_name = module_name
         self._self: Any = None
-        self._entered = False
         self.setObjectName(f"{module_name}ModuleWidget")
         QtWidgets.QVBoxLayout(self)
 
@@ -108,7 +118,7 @@ class qSlicerScriptedLoadableModuleWidget(widget_class("qSlicerWidget")):  # typ
 
     def reload(self) -> None:
         """After the script was imported anew: another Python widget in the same panel."""
-        was_entered = self._entered
+        was_entered = self.isEntered
         self.exit()
         self.setup()
         if was_entered:
@@ -118,17 +128,22 @@ class qSlicerScriptedLoadableModuleWidget(widget_class("qSlicerWidget")):  # typ
         """The Python widget."""
         return self._self
 
+    def setEditedNode(self, node: Any, role: str = "", context: str = "") -> bool:
+        """Hand a node to the module for editing; tells whether it takes it."""
+        takes = hasattr(self._self, "setEditedNode")
+        return bool(self._self.setEditedNode(node, role, context)) if takes else False
+
     def enter(self) -> None:
         """The user came to the module."""
-        self._entered = True
+        self.isEntered = True
         if hasattr(self._self, "enter"):
             self._self.enter()
 
     def exit(self) -> None:
         """The user went to another module."""
-        if self._entered and hasattr(self._self, "exit"):
+        if self.isEntered and hasattr(self._self, "exit"):
             self._self.exit()
-        self._entered = False
+        self.isEntered = False
 
     def cleanup(self) -> None:
         """The module is unloaded."""

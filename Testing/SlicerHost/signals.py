@@ -77,9 +77,12 @@ def make_adapter(callback: Callable[..., Any], types: list[str] | None) -> Adapt
     sent = None if types is None else len(types)
     to_bool = [index for index, kind in enumerate(types or ()) if kind == "bool"]
     limit = accepted_arguments(callback)
+    receiver = getattr(callback, "__self__", None)
     is_builtin = inspect.isbuiltin(callback)
 
     def adapter(*arguments: Any) -> None:
+        if isinstance(receiver, QtCore.QObject) and not shiboken6.isValid(receiver):
+            return  # Qt has deleted the receiver
         arguments = tuple(bool(value) if index in to_bool else value for index, value in enumerate(arguments[:sent]))
         try:
             if is_builtin:

@@ -32,7 +32,6 @@ THREED_DISPLAYABLE_MANAGERS = (
     "vtkMRMLViewDisplayableManager",
     "vtkMRMLModelDisplayableManager",
     "vtkMRMLThreeDReformatDisplayableManager",
-    "vtkMRMLThreeDSliceEdgeDisplayableManager",
     "vtkMRMLCrosshairDisplayableManager3D",
     "vtkMRMLOrientationMarkerDisplayableManager",
     "vtkMRMLRulerDisplayableManager",
@@ -208,9 +207,6 @@ class qMRMLThreeDView(RenderedView, CarriesScene, interface("qMRMLThreeDView")):
         self._make_window()
         style = vtk.vtkInteractorStyleTrackballCamera()
         self._interactor.SetInteractorStyle(style)
-        bottom, top = slicer.vtkMRMLViewNode.defaultBackgroundColor(), slicer.vtkMRMLViewNode.defaultBackgroundColor2()
-        self._renderer.SetBackground(*bottom)
-        self._renderer.SetBackground2(*top)
         self._renderer.SetGradientBackground(True)
         self._make_displayable_managers(
             slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance(), THREED_DISPLAYABLE_MANAGERS
@@ -403,7 +399,7 @@ class qMRMLThreeDWidget(ViewFrame, interface("qMRMLThreeDWidget")):  # type: ign
         logic = slicer.vtkMRMLViewLogic()
         logic.SetMRMLApplicationLogic(slicer.app.applicationLogic())
         logic.SetMRMLScene(slicer.mrmlScene)
-        logic.SetViewNode(node)
+        logic.AddViewNode(node.GetLayoutName())  # finds the node that is there
         slicer.app.applicationLogic().GetViewLogics().AddItem(logic)
         self._logic = logic
         self._view.setMRMLViewNode(node)

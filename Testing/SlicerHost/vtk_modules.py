@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +29,20 @@ ALIASES = {
 }
 
 
-def install(home: str) -> None:
-    """Make the names importable; ``mrml`` and ``slicer.logic`` collect what Slicer collects there."""
+def write_generic_colors(folder: Path, count: int = 256) -> None:
+    """The colour table that Slicer shows label maps with: "label_1" and so on, neighbours far apart in hue."""
+    lines = ["# GenericColors", "0 background 0 0 0 0"]
+    for index in range(1, count):
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.45 + 0.1 * (index % 4), 0.95 - 0.1 * (index % 3))
+        lines.append(f"{index} label_{index} {red * 255:.0f} {green * 255:.0f} {blue * 255:.0f} 255")
+    (folder / "GenericColors.txt").write_text("\n".join(lines) + "\n")
+
+
+def install(home: Path) -> None:
+    """Make the names importable, and write the files that are too simple to be shipped."""
     import slicer_core
+
+    write_generic_colors(home / "share/ColorFiles")
 
     for name, source in ALIASES.items():
         if hasattr(slicer_core, source):

@@ -7,7 +7,7 @@ from typing import Any
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .scene_observer import SceneObserver
+from .scene_observer import while_alive
 from .widget_api import implements, interface
 
 
@@ -36,6 +36,11 @@ class qSlicerWidget(CarriesScene, interface("qSlicerWidget")):  # type: ignore[m
 
 
 @implements
+class qMRMLVolumePropertyWidget(qMRMLWidget):
+    """An inert frame, for forms that name it so."""
+
+
+@implements
 class qMRMLTableView(interface("qMRMLTableView")):  # type: ignore[misc]
     """A table node as a table."""
 
@@ -60,7 +65,7 @@ class qMRMLTableView(interface("qMRMLTableView")):  # type: ignore[misc]
             self._node.RemoveObserver(self._tag)
         self._node = node
         if node is not None:
-            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())
+            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, while_alive(self, lambda *_: self._show()))
         self._show()
 
     def mrmlTableNode(self) -> Any:
@@ -78,75 +83,6 @@ class qMRMLTableView(interface("qMRMLTableView")):  # type: ignore[misc]
         for row in range(table.GetNumberOfRows()):
             texts = [table.GetValue(row, column).ToString() for column in columns]
             model.appendRow([QtGui.QStandardItem(text) for text in texts])
-
-
-@implements
-class qMRMLSubjectHierarchyTreeView(interface("qMRMLSubjectHierarchyTreeView")):  # type: ignore[misc]
-    """The subject hierarchy as a tree, which items can be chosen from; without its context menus."""
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None):
-        super().__init__(parent)
-        self.setModel(QtGui.QStandardItemModel(self))
-        self._scene: Any = None
-        self._current = 0
-        self._observer = SceneObserver(lambda event, node: self._show())
-        self.selectionModel().currentChanged.connect(lambda index: self.setCurrentItem(index.data(0x100) or 0))
-
-    def setMRMLScene(self, scene: Any) -> None:
-        """Show the hierarchy of this scene."""
-        self._scene = scene
-        self._observer.observe(scene)
-        self._show()
-
-    def mrmlScene(self) -> Any:
-        """The scene."""
-        return self._scene
-
-    def subjectHierarchyNode(self) -> Any:
-        """The hierarchy's node."""
-        return None if self._scene is None else self._scene.GetSubjectHierarchyNode()
-
-    def currentItem(self) -> int:
-        """The chosen item's ID, 0 for none."""
-        return self._current
-
-    def setCurrentItem(self, item: int) -> None:
-        """Choose an item by its ID."""
-        if item != self._current:
-            self._current = item
-            self.currentItemChanged.emit(item)
-
-    def currentItems(self) -> list[int]:
-        """The chosen items."""
-        return [self._current] if self._current else []
-
-    def setCurrentNode(self, node: Any) -> None:
-        """Choose the item of a node."""
-        self.setCurrentItem(self.subjectHierarchyNode().GetItemByDataNode(node) if node is not None else 0)
-
-    def currentNode(self) -> Any:
-        """The node of the chosen item."""
-        return self.subjectHierarchyNode().GetItemDataNode(self._current) if self._current else None
-
-    def _show(self) -> None:
-        model = self.model()
-        model.clear()
-        hierarchy = self.subjectHierarchyNode()
-        if hierarchy is None:
-            return
-        model.setHorizontalHeaderLabels(["Node"])
-
-        def add_children(item: int, parent: Any) -> None:
-            children = vtk.vtkIdList()
-            hierarchy.GetItemChildren(item, children, False)
-            for index in range(children.GetNumberOfIds()):
-                child = children.GetId(index)
-                entry = QtGui.QStandardItem(hierarchy.GetItemName(child))
-                entry.setData(child, 0x100)
-                parent.appendRow(entry)
-                add_children(child, entry)
-
-        add_children(hierarchy.GetSceneItemID(), model.invisibleRootItem())
 
 
 @implements

@@ -9,6 +9,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from slicer import vtkSegmentation
 
 from .node_combo_box import qMRMLNodeComboBox
+from .scene_observer import while_alive
 from .widget_api import as_strings, implements, interface
 from .widgets_mrml import qMRMLWidget
 
@@ -38,8 +39,9 @@ class FollowsSegmentation:
         self._segmentation = node
         if node is not None:
             segmentation = node.GetSegmentation()
-            self._observed = [(segmentation, segmentation.AddObserver(event, lambda *_: self._show())) for event in self.EVENTS]
-            self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())))
+            show = while_alive(self, lambda *_: self._show())
+            self._observed = [(segmentation, segmentation.AddObserver(event, show)) for event in self.EVENTS]
+            self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, show)))
         self._show()
 
     def segmentationNode(self: Any) -> Any:

@@ -42,13 +42,14 @@ class ChangeIntensity(MapTransform, Randomizable):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        image: Tensor = result["image"]
+        image: Tensor = result["image"].clone()  # a crop is a view of its case, which must stay as it is
         for channel in range(len(image)):
             gamma = np.exp(self.R.uniform(-self.gamma, self.gamma))
             if self.R.random() < self.gamma_probability:
                 image[channel] = AdjustContrast(gamma, retain_stats=True)(image[channel : channel + 1])[0]
             factor = 1 + self.R.uniform(-self.scale, self.scale)
             image[channel] = image[channel] * factor + self.R.uniform(-self.shift, self.shift)
+        result["image"] = image
         return result
 
 
@@ -61,11 +62,12 @@ class DropSequences(MapTransform, Randomizable):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        image, present = result["image"], np.asarray(result["present"], bool)
+        image, present = result["image"].clone(), np.asarray(result["present"], bool)
         kept = present & (self.R.random(len(present)) >= self.probability)
         if not kept.any():
             kept[self.R.choice(np.flatnonzero(present))] = True
         image[np.flatnonzero(~kept)] = 0
+        result["image"] = image
         return result
 
 

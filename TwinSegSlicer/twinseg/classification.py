@@ -34,9 +34,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from twinseg.cases import Case, find_cases, split_cases
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.evaluation import choose_part
-from twinseg.inference import Cancelled, Report
+from twinseg.inference import Report
 from twinseg.layouts import PICTURES, SPLIT_NAMES
 from twinseg.metrics import classification_metrics
 from twinseg.model_file import load_model, save_model
@@ -277,16 +277,7 @@ class ClassifierTrainer(Trainer):
         )
         self.state = TrainingState()
         self.averaged_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.best_weights = dict(self.averaged_weights)
-
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same network, pictures and configuration."""
-        super().resume(path)
-        for parameter, moments in self.optimizer.state.items():
-            for name, tensor in moments.items():
-                if tensor.shape == parameter.shape:
-                    # The fused AdamW walks through memory: its moments must lie there as the parameter does.
-                    moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        self.best_weights = {name: tensor.clone() for name, tensor in self.averaged_weights.items()}
 
     def validation_scores(self, weights: dict[str, Tensor]) -> list[float]:
         """1 for each validation picture that these weights classify rightly, else 0: the mean is the accuracy."""

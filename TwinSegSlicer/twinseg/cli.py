@@ -27,9 +27,19 @@ app = typer.Typer(
 model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exchange them with MONAI.")
 app.add_typer(model_app, name="model")
 
-# typer reads these at run time; Optional is spelled out because Python 3.10's typer needs it.
+
+def in_a_folder(path: Path | None) -> Path | None:
+    """The path. Raises InputError, before any work is done, where its folder is missing."""
+    if path is not None and not path.parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
+    return path
+
+
+# typer reads these at run time.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write what was measured to this file.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", callback=in_a_folder, help="Write what was measured to this file.")
+]
 Model = Annotated[Path | None, typer.Option(help="Model file; without it the task's starter model.")]
 
 
@@ -92,7 +102,7 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Model file to start from.")] = None,
     preset: Annotated[str, typer.Option(help="small (two cores) or base (GPU).")] = "small",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training cases, or")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="how long to train (default: 50 for small).")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="how long to train (default: 50 for small).")] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
@@ -128,7 +138,9 @@ def segment(
     t2: Annotated[Path | None, typer.Option("--t2")] = None,
     flair: Annotated[Path | None, typer.Option("--flair")] = None,
     image: Annotated[list[str], typer.Option(help="SEQUENCE=FILE, for a task with other sequences.")] = [],  # noqa: B006
-    task: Annotated[str, typer.Option(help="Task whose starter model is used.")] = "brats-glioma",
+    task: Annotated[
+        str | None, typer.Option(help="Task whose starter model is used (brats-glioma), or that the model must be for.")
+    ] = None,
     model: Model = None,
     uncertainty: Annotated[Path | None, typer.Option(help="Also write the uncertainty, 0 to 1 (.nii.gz).")] = None,
     flips: Annotated[bool, typer.Option(help="Average over mirrored copies: slower, a little better.")] = False,
@@ -138,13 +150,13 @@ def segment(
     """Segment one case. Missing sequences are allowed."""
     from twinseg.inference import choose_device
     from twinseg.segmentation import case_of_files, case_of_folder, load_network, segment_to_file, starter_model
+    from twinseg.tasks import load_task
 
-    loaded = load_network(model or starter_model(task))
-    named = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    files = {name: path for name, path in named.items() if path is not None}
-    for entry in image:
-        name, _, path = entry.partition("=")
-        files[name] = Path(path)
+    files = files_by_sequence({"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image)
+    if model is None:
+        loaded = load_network(starter_model(task or "brats-glioma"))
+    else:
+        loaded = load_network(model, load_task(task) if task else None)
     if (case is None) == (not files):
         raise InputError("give either the folder of a case or its image files (twinseg segment --help)")
     chosen = case_of_folder(case, loaded.task) if case is not None else case_of_files(files, loaded.task)
@@ -153,7 +165,8 @@ def segment(
             chosen, loaded, output, uncertainty, device=choose_device(device), flips=flips, report=bar
         )
     volumes = ", ".join(f"{name} {value:.1f} mL" for name, value in measured["volumes_ml"].items())
-    finish(f"{output}: {volumes} ({measured['computed']}, {measured['seconds']:.1f} s)", measured, json_file)
+    without = f", without {', '.join(measured['missing'])}" if measured["missing"] else ""
+    finish(f"{output}: {volumes} ({measured['computed']}, {measured['seconds']:.1f} s{without})", measured, json_file)
 
 
 @app.command()
@@ -237,9 +250,22 @@ def model_import(
     finish(f"{model}: imported", {}, None)
 
 
+def files_by_sequence(named: dict[str, Path | None], entries: list[str]) -> dict[str, Path]:
+    """The image files of a case from the options of their own and from entries SEQUENCE=FILE."""
+    files = {name: path for name, path in named.items() if path is not None}
+    for entry in entries:
+        name, _, path = entry.partition("=")
+        if not name or not path:
+            raise InputError(f"--image {entry}: name the sequence and the file, for instance flair=flair.nii.gz")
+        if name in files:
+            raise InputError(f"{path}: {files[name]} is {name} as well; keep one file a sequence")
+        files[name] = Path(path)
+    return files
+
+
 @contextmanager
 def progress_bar(stage: str) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on the terminal, or a line every 5 % in a log; gives a function of the share done and the stage."""
+    """A progress bar on the terminal, or a line every 5 % in a log; gives a function of share done and stage."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -247,7 +273,8 @@ def progress_bar(stage: str) -> Iterator[Callable[[float, str], None]]:
         yield log_lines(stage)
         return
     columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+    words_column = TextColumn("{task.description}", markup=False)  # a case may be named [a]
+    with Progress(*columns, words_column, console=Console(stderr=True)) as progress:
         bar = progress.add_task(stage, total=1.0)
         yield lambda done, words: progress.update(bar, completed=done, description=f"{stage}: {words}")
 
@@ -294,21 +321,23 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*header, title=title)
+    table = Table(*header, title=Text(title))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
 def finish(line: str, measured: dict[str, Any], json_file: Path | None) -> None:
-    """Print the last line and write what was measured."""
+    """Print the last line and write what was measured; a number that is not defined (NaN) is null in JSON."""
     if line:
         typer.echo(line)
     if json_file is not None:
         from twinseg.volumes import write_atomically
 
-        write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False, default=str) + "\n").encode())
+        defined = json.loads(json.dumps(measured, default=str), parse_constant=lambda name: None)
+        write_atomically(json_file, (json.dumps(defined, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

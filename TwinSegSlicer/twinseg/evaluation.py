@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from twinseg.cases import Case, find_cases, load_case, split_cases
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.inference import Report, segment
 from twinseg.metrics import segmentation_metrics, summarize
 from twinseg.segmentation import LoadedModel
@@ -26,12 +26,16 @@ def evaluate(
     flips: bool = True,
     report: Report = lambda done, stage: None,
 ) -> dict[str, Any]:
-    """Metrics of each labelled case of a part (train, validation, test or all) of a folder, and their summary."""
+    """Metrics of each labelled case of a part (train, validation, test or all) of a folder, and their summary.
+
+    Raises InputError for an empty part, Cancelled when `report` asks for it.
+    """
     cases = find_cases(data, model.task, require_labels=True)
     chosen = choose_part(cases, data, part)
     rows = []
     for number, case in enumerate(chosen):
-        report(number / len(chosen), f"{number + 1} of {len(chosen)}: {case.name}")
+        if report(number / len(chosen), f"{number + 1} of {len(chosen)}: {case.name}"):
+            raise Cancelled("stopped while evaluating")
         loaded = load_case(case, model.task)
         started = time.perf_counter()
         result = segment(model.network, loaded, model.task, device=device, flips=flips)

@@ -116,11 +116,12 @@ def predict_anywhere(
             continue
         try:
             return predict(network, image, task, way_device, window=window, flips=flips, report=report), name
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             logger.warning("%s ran out of memory; a smaller way is taken", name)
-            release_memory(way_device)
+        # Only here, as the error held on to the frames and so to the tensors of the pass that failed.
+        release_memory(way_device)
     raise OutOfSpaceError("not enough memory to segment this case: close other programs, or use a machine with more")
 
 
@@ -170,7 +171,7 @@ def window_places(size: Triple, window: Triple) -> list[tuple[slice, slice, slic
 def normalized_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Entropy of class probabilities (classes, X, Y, Z), divided by its largest value log(classes): 0 to 1."""
     tensor = torch.from_numpy(probabilities)
-    return (torch.special.entr(tensor).sum(0) / np.log(len(tensor))).numpy()
+    return (torch.special.entr(tensor).sum(0) / np.log(len(tensor))).clamp(0, 1).numpy()
 
 
 def clean_up(labels: NDArray[Any], task: Task, spacing: tuple[float, float, float]) -> NDArray[Any]:
@@ -198,6 +199,8 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("it is none of cpu, cuda and mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -207,24 +210,31 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bfloat16 where the device is faster with it: GPUs since 2020, and CPUs that have units for it."""
-    if torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else bfloat16_is_faster():
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    if device.type == "cuda":
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        faster = device.type == "cpu" and bfloat16_is_faster()
+    return torch.autocast(device.type, torch.bfloat16) if faster else contextlib.nullcontext()
 
 
 @lru_cache(maxsize=1)
 def bfloat16_is_faster() -> bool:
-    """Whether this CPU convolves faster in bfloat16 than in float32: timed once, in some 20 ms."""
+    """Whether this CPU convolves faster in bfloat16 than in float32: timed once, in some 20 ms.
+
+    The fastest of five tries counts, so that other work on the machine does not decide how a network is computed.
+    """
     seconds = {}
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
             layer = nn.Conv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
             x = torch.zeros(1, 32, 24, 24, 24, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
             layer(x)
-            started = time.perf_counter()
-            for _ in range(3):
+            tries = []
+            for _ in range(5):
+                started = time.perf_counter()
                 layer(x)
-            seconds[dtype] = time.perf_counter() - started
+                tries.append(time.perf_counter() - started)
+            seconds[dtype] = min(tries)
     return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
@@ -244,7 +254,7 @@ def release_memory(device: torch.device) -> None:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         or "out of memory" in text
         or "not enough memory" in text
     )

@@ -128,8 +128,9 @@ def _patterns(task: Task) -> list[tuple[str, re.Pattern[str]]]:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.name.lower().endswith(endings) and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
+    found = (p for p in folder.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
+    # What is hidden is another program's, or the remains of a writing that was broken off.
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _stem(path: Path) -> str:

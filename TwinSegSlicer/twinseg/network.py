@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twinseg.errors import InputError
+
 Triple = tuple[int, int, int]
 
 
@@ -50,8 +52,8 @@ class NetworkConfig:
             raise ValueError(f"network variant {self.variant!r} is unknown: use hybrid, cnn or vit")
         if len(self.channels) != len(self.strides):
             raise ValueError(f"{len(self.channels)} channel counts need as many strides, not {len(self.strides)}")
-        if self.embedding % self.heads:
-            raise ValueError(f"embedding {self.embedding} does not divide by {self.heads} heads")
+        if self.embedding % (2 * self.heads):
+            raise ValueError(f"embedding {self.embedding} does not divide by {self.heads} heads into pairs of features")
 
     @property
     def total_stride(self) -> Triple:
@@ -81,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, in_channels: int, out_channels: int, strides: tuple[Triple, ...]) -> NetworkConfig:
     """The configuration of a preset: `small` trains on two cores, `base` wants a GPU."""
     if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is unknown: use one of {', '.join(PRESETS)}")
+        raise InputError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
     return NetworkConfig(in_channels=in_channels, out_channels=out_channels, strides=strides, **PRESETS[name])
 
 
@@ -98,6 +100,8 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0].numel() == 1:  # one voxel is its own mean, which torch refuses to take
+            return (x - x) * self.weight.reshape(-1, 1, 1, 1) + self.bias.reshape(-1, 1, 1, 1)
         samples = [
             functional.batch_norm(one, None, None, self.weight, self.bias, training=True) for one in torch.split(x, 1)
         ]

@@ -104,7 +104,8 @@ def normalize(array: NDArray[np.float32], task: Task) -> NDArray[np.float32]:
             raise ValueError(f"task {task.name} is normalised by a window but names none")
         low, high = task.window
         return (np.clip(array, low, high) * (2.0 / (high - low)) - (high + low) / (high - low)).astype(np.float32)
-    inside = array[foreground(array)]
+    tissue = foreground(array)
+    inside = array[tissue] if tissue.any() else array
     mean, deviation = float(inside.mean()), float(inside.std())
     return np.clip((array - mean) / max(deviation, 1e-6), -6.0, 6.0).astype(np.float32)
 
@@ -116,7 +117,7 @@ def restore_labels(prediction: NDArray[np.float32], prepared: PreparedCase, refe
     """
     classes = len(prediction)
     best = np.zeros(reference.array.shape, np.uint8)
-    highest = restore(prediction[0], prepared, reference, outside=1e6)
+    highest = restore(prediction[0], prepared, reference, outside=1e6).copy()  # it may be the prediction itself
     for value in range(1, classes):
         score = restore(prediction[value], prepared, reference, outside=-1e6)
         better = score > highest

@@ -85,11 +85,16 @@ def segment_to_file(
 
     Returns what was measured: volumes in mL by region, the sequences that were used, seconds, where it was computed.
     """
+    images = {path.resolve() for path in case.images.values()}
     for path in filter(None, (output, uncertainty)):
         if not path.name.endswith((".nii.gz", ".nii")):
             raise InputError(f"{path}: the output must end in .nii.gz or .nii")
         if not path.parent.is_dir():
             raise InputError(f"{path}: its folder does not exist; make it first")
+        if path.resolve() in images:
+            raise InputError(f"{path}: this is an image of the case, which is never overwritten; name another output")
+    if uncertainty is not None and uncertainty.resolve() == output.resolve():
+        raise InputError(f"{output}: label map and uncertainty need a file each; name two")
     started = time.perf_counter()
     loaded = load_case(case, model.task, with_labels=False)
     result = segment(
@@ -101,9 +106,14 @@ def segment_to_file(
         uncertainty=uncertainty is not None,
         report=report,
     )
-    write_volume(output, result.labels)
     if uncertainty is not None and result.uncertainty is not None:
         write_volume(uncertainty, result.uncertainty)
+    try:
+        write_volume(output, result.labels)
+    except InputError:
+        if uncertainty is not None:
+            uncertainty.unlink(missing_ok=True)
+        raise
     voxel_ml = float(np.prod(result.labels.spacing)) / 1000
     volumes = {r.name: voxel_ml * int(np.isin(result.labels.array, r.labels).sum()) for r in model.task.regions}
     return {

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from monai.data import get_track_meta, set_track_meta
 from monai.losses import DiceLoss
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn import functional
@@ -129,7 +130,9 @@ class RandomCrops(Dataset[dict[str, Any]]):
         tracked = get_track_meta()
         set_track_meta(False)  # seven times faster; what MONAI would keep of each step is not used here
         try:
-            (changed,) = self.transform(sample)  # MONAI's cropping transforms give a list of samples
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Num foregrounds")  # MONAI's, of each case without a tumour
+                (changed,) = self.transform(sample)  # MONAI's cropping transforms give a list of samples
         finally:
             set_track_meta(tracked)
         return {"image": torch.as_tensor(changed["image"]), "labels": torch.as_tensor(changed["labels"])}
@@ -194,35 +197,49 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint: one safetensors file, replaced as a whole."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.averaged_weights.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        tensors = self._weights()
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
         metadata = {"state": json.dumps(asdict(self.state)), "config": json.dumps(asdict(self.config))}
         write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same network, cases and configuration."""
-        with safe_open(path, "pt", str(self.device)) as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if json.loads(metadata["config"]) != asdict(self.config):
+        """Go on from a checkpoint of the same network, cases and configuration; InputError for any other file."""
+        try:
+            with safe_open(path, "pt", str(self.device)) as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            config, state = json.loads(metadata["config"]), TrainingState(**json.loads(metadata["state"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: this is no whole checkpoint ({error}); start without it") from error
+        if config != asdict(self.config):
             raise InputError(f"{path}: was made with other training settings; use the same, or start without it")
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.network.load_state_dict(parts["network"])
-        self.averaged_weights = {name: tensor.to(self.device) for name, tensor in parts["average"].items()}
-        self.best_weights = {name: tensor.to(self.device) for name, tensor in parts["best"].items()}
+        weights = self._weights()
+        stored = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+        if stored != {name: tensor.shape for name, tensor in weights.items()}:
+            raise InputError(f"{path}: was made with another network; use the same preset, or start without it")
+        # Copies, as what was read hangs on the file, which is soon written anew.
+        copies = {name: torch.empty_like(tensor).copy_(tensors[name]) for name, tensor in weights.items()}
+        network, self.averaged_weights, self.best_weights = (
+            {name.removeprefix(part): tensor for name, tensor in copies.items() if name.startswith(part)}
+            for part in ("network.", "average.", "best.")
+        )
+        self.network.load_state_dict(network)
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
+        parameters = self.optimizer.param_groups[0]["params"]
+        for name in tensors.keys() - weights.keys():
+            _, index, key = name.split(".")
+            # The fused AdamW walks through memory, so a moment must lie there as its parameter does.
+            like = parameters[int(index)] if tensors[name].dim() else tensors[name]
+            moments.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(tensors[name])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.state = TrainingState(**json.loads(metadata["state"]))
+        self.state = state
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, but for the optimizer's, by the names that they have there."""
+        parts = {"network": self.network.state_dict(), "average": self.averaged_weights, "best": self.best_weights}
+        return {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
 
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
         first = self.state.step * self.config.batch_size

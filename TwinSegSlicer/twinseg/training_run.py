@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import math
+import os
 import platform
 import stat
 import time
@@ -24,10 +25,11 @@ from twinseg.home import data_folder
 from twinseg.inference import Report
 from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
+from twinseg.pictures import png
 from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
 from twinseg.tasks import Task
 from twinseg.training import Trainer, TrainingConfig, TrainingProgress
-from twinseg.volumes import read_image, to_ras
+from twinseg.volumes import read_image, to_ras, write_atomically
 
 DEFAULT_MINUTES = {"small": 50.0, "base": 480.0}
 """How long a training lasts when neither epochs nor minutes are given."""
@@ -67,15 +69,14 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
     The test part is not looked at. When `report` stops it, a checkpoint is left beside the output. Returns what was
     measured. Raises InputError for data that cannot be trained on.
     """
-    if request.output.suffix != ".safetensors":
-        raise InputError(f"{request.output}: a model file ends in .safetensors; give the output such a name")
+    check_output(request.output)
     cases = find_cases(request.data, request.task, require_labels=True)
+    torch.manual_seed(request.seed)
+    network, parent = start(request)
     split = split_cases(split_file(request.data), cases)
     task = fit_to_data(request.task, [case for case in cases if case.name in split.train])
     training = prepare_all(cases, split.train, task, report)
     validation = prepare_all(cases, split.validation, task, report)
-    torch.manual_seed(request.seed)
-    network, parent = start(request)
     trainer = Trainer(network, task, training, validation, training_config(request), request.device)
     if request.resume and request.checkpoint.exists():
         trainer.resume(request.checkpoint)
@@ -125,10 +126,22 @@ def _run(trainer: Trainer, checkpoint: Path, report: Report) -> None:
         trainer.save(checkpoint)
 
 
+def check_output(path: Path) -> None:
+    """Raise InputError where no model can be written to `path`: now, not after an hour of training."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a model file ends in .safetensors; give the output such a name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: it cannot be written; choose another name or folder")
+
+
 def split_file(data: Path) -> Path:
     """Where the split of a data folder is kept: in it, or in TwinSeg's own folder for data that is read-only."""
     folder = data if data.is_dir() else data.parent
-    writable = bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    # Root may write anywhere, so for root the rights that are set tell what is meant.
+    marked = bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    writable = marked and os.access(folder, os.W_OK)
     if writable or (folder / "splits.json").exists():
         return folder / "splits.json"
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
@@ -142,22 +155,26 @@ def fit_to_data(task: Task, cases: Sequence[Case]) -> Task:
 
     The patch keeps its size in mm, to the next multiple of the network's strides.
     """
-    files = [(path, case.channels.get(name)) for case in cases[:50] for name, path in list(case.images.items())[:1]]
-    median = np.median([to_ras(read_image(path, channel)).spacing for path, channel in files], axis=0)
+    spacings = []
+    for case in cases[:50]:
+        name = next(sequence.name for sequence in task.sequences if sequence.name in case.images)
+        spacings.append(to_ras(read_image(case.images[name], case.channels.get(name))).spacing)
     wanted = np.asarray(task.spacing)
-    spacing = np.where(median > wanted * (1 + SPACING_TOLERANCE), median, wanted)
+    median = np.median(spacings or [task.spacing], axis=0)
+    spacing = np.where(median > wanted * (1 + SPACING_TOLERANCE), median.round(4), wanted)
     steps = [math.prod(stride[axis] for stride in task.strides) for axis in range(3)]
     scaled = task.patch * wanted / spacing
     patch = [step * max(1, math.ceil(size / step)) for size, step in zip(scaled, steps, strict=True)]
-    return dataclasses.replace(task, spacing=tuple(spacing.round(4).tolist()), patch=tuple(patch))
+    return dataclasses.replace(task, spacing=tuple(spacing.tolist()), patch=tuple(patch))
 
 
 def prepare_all(cases: Sequence[Case], names: Sequence[str], task: Task, report: Report) -> list[PreparedCase]:
-    """The named cases as the network sees them, in memory."""
+    """The named cases as the network sees them, in memory. Raises Cancelled when `report` asks for it."""
     by_name = {case.name: case for case in cases}
     prepared = []
     for name in names:
-        report(0.0, f"reading {name}")
+        if report(0.0, f"reading {name}"):
+            raise Cancelled("stopped while reading the cases")
         prepared.append(prepare(load_case(by_name[name], task), task, name=name, site=by_name[name].site))
     return prepared
 
@@ -165,13 +182,14 @@ def prepare_all(cases: Sequence[Case], names: Sequence[str], task: Task, report:
 def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
     """The network to train, with fresh weights or those of `init`, and the hash of the model that it came from."""
     task = request.task
+    config = preset(request.preset, len(task.sequences), len(label_values(task)), task.strides)
     if request.init is None:
-        return build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides)), None
+        return build_network(config), None
     parent = load_model(request.init)
-    if parent.card.task.name == task.name:
-        network = build_network(NetworkConfig.from_dict(parent.card.network))
-    else:
-        network = build_network(preset(request.preset, len(task.sequences), len(label_values(task)), task.strides))
+    if parent.card.task.name == task.name and parent.card.task.kind == "segmentation":
+        own_config = NetworkConfig.from_dict(parent.card.network)
+        config = dataclasses.replace(own_config, in_channels=config.in_channels, out_channels=config.out_channels)
+    network = build_network(config)
     own = network.state_dict()
     fitting = {name: new for name, new in parent.tensors.items() if name in own and own[name].shape == new.shape}
     if 2 * sum(tensor.numel() for tensor in fitting.values()) < sum(tensor.numel() for tensor in own.values()):
@@ -184,7 +202,8 @@ def training_config(request: TrainingRequest) -> TrainingConfig:
     """Epochs or minutes as asked, else the preset's minutes."""
     if request.epochs is not None:
         return TrainingConfig(epochs=request.epochs, seed=request.seed)
-    return TrainingConfig(minutes=request.minutes or DEFAULT_MINUTES[request.preset], seed=request.seed)
+    minutes = DEFAULT_MINUTES[request.preset] if request.minutes is None else request.minutes
+    return TrainingConfig(minutes=minutes, seed=request.seed)
 
 
 def provenance(request: TrainingRequest, split: Split, parent: str | None, measured: dict[str, Any]) -> dict[str, Any]:
@@ -220,4 +239,4 @@ def draw_curve(path: Path, history: Sequence[dict[str, float]], task: Task) -> N
         right.set_ylabel("validation Dice", color="tab:blue")
         right.set_ylim(0, 1)
     left.set_title(f"{task.title}: training")
-    figure.savefig(path, dpi=110)
+    write_atomically(path, png(figure))

@@ -286,3 +286,14 @@ def test_the_shared_data_are_read() -> None:
 
     pictures = find_cases(SHARED / "chest-ct", load_task("chest-ct-cancer"))
     assert Counter(c.part for c in pictures) == {"train": 613, "validation": 72, "test": 315}
+
+
+def test_hidden_files_and_folders_are_left_alone(tmp_path: Path) -> None:
+    for folder in ("P1", ".P2.part"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "flair.nii.gz").touch()
+    (tmp_path / "P1" / "._flair.nii.gz").touch()
+
+    cases = find_cases(tmp_path, load_task("brats-glioma"))
+
+    assert [case.name for case in cases] == ["P1"]

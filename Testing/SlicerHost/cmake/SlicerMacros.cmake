@@ -14,7 +14,7 @@ endfunction()
 
 # slicerMacroBuildScriptedModule(NAME <name> SCRIPTS <script>... [RESOURCES <file>...] [WITH_GENERIC_TESTS] [WITH_SUBDIR])
 # A script may be listed without ".py".
-macro(slicerMacroBuildScriptedModule)
+function(slicerMacroBuildScriptedModule)
   cmake_parse_arguments(MODULE "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
   if(NOT MODULE_NAME)
     message(FATAL_ERROR "slicerMacroBuildScriptedModule: NAME is missing")
@@ -33,7 +33,7 @@ macro(slicerMacroBuildScriptedModule)
   if(MODULE_WITH_GENERIC_TESTS)
     slicer_add_python_test_from_folder(py_${MODULE_NAME}GenericTest "${MODULE_NAME}" "")
   endif()
-endmacro()
+endfunction()
 
 # The installed module, loaded by the host; with "--test", its self-test is run.
 function(slicer_add_python_test_from_folder test_name module_name option)

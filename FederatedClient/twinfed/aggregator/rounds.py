@@ -1,0 +1,451 @@
+"""The rounds of a federation: open -> closing -> aggregated -> published, and what a site is told at each.
+
+Every step is one transaction, so that a process that is killed goes on where it was: an update that was acknowledged
+is in the database and on the disk; a round that was closing is aggregated again, with the same result to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twinfed.wire import InputError, Refusal, Report, UpdateFile, hash_file
+
+from .accounts import Accounts
+from .aggregation import Contribution
+from .audit import head, record
+from .checks import Expected, check_update
+from .config import FederationConfig, check_change
+from .publishing import Published, first_model, publish
+from .store import Store
+
+MOST_REFUSED = 20  # updates a site may have refused in one round
+NORMS_KEPT = 50  # accepted updates whose norms make the running median
+OPEN, CLOSING, AGGREGATED, PUBLISHED = "open", "closing", "aggregated", "published"
+
+
+class Federation:
+    """One federation in one folder.
+
+    Args:
+        store: the folder.
+        config: its description; may be left out for a folder that has one.
+
+    Raises:
+        InputError: a new folder without a description, one that differs from what the folder holds, or a model that
+            cannot be read.
+    """
+
+    def __init__(self, store: Store, config: FederationConfig | None = None) -> None:
+        self.store, self.accounts = store, Accounts(store)
+        self._advancing = threading.Lock()
+        held = store.setting("federation")
+        if held is None and config is None:
+            raise InputError(f"{store.folder}: no federation here yet. Describe one with --config FILE.toml.")
+        if held is None:
+            assert config is not None
+            self.config = config
+            self._begin()
+        else:
+            self.config = FederationConfig.from_dict(json.loads(held))
+            if config is not None and check_change(self.config, config):
+                self.config = config
+                with store.transaction() as db:
+                    db.execute(
+                        "UPDATE settings SET value = ? WHERE key = 'federation'", (json.dumps(config.to_dict()),)
+                    )
+                    record(db, store.now(), "operator", "federation-changed", federation=config.to_dict())
+        self.strategy = self.config.make_strategy()
+        self.shapes = {name: tuple(shape) for name, shape in json.loads(store.setting("shapes") or "{}").items()}
+        if self.config.quorum < self.strategy.fewest:
+            raise InputError(
+                f"Strategy {self.strategy.name} needs {self.strategy.fewest} updates a round. Raise the quorum."
+            )
+
+    # -- what sites ask ------------------------------------------------------------------------------------------------
+
+    def instructions(self, site: str) -> dict[str, Any]:
+        """What a site is to do now: train for the open round, wait, or nothing any more."""
+        row = self.current()
+        invited = json.loads(row["invited"] or "null")
+        memory = json.loads(row["next_memory"] or row["memory"])
+        cluster = memory.get("clusters", {}).get(site, "0")
+        bases = json.loads(row["models"] or row["bases"])
+        base = bases[cluster]
+        sent = self.store.row(
+            "SELECT hash, state, code, reason, remedy FROM updates WHERE round = ? AND site = ? "
+            "ORDER BY state = 'accepted' DESC, received DESC",
+            row["number"],
+            site,
+        )
+        skipped = self.store.row("SELECT 1 FROM skips WHERE round = ? AND site = ?", row["number"], site)
+        what, why = "train", "The round is open."
+        if row["state"] == PUBLISHED:
+            what, why = "finished", "All rounds are done; the model is final."
+        elif row["state"] != OPEN:
+            what, why = "wait", "The round is being aggregated."
+        elif invited is not None and site not in invited:
+            what, why = "wait", f"It is the turn of {', '.join(invited)}."
+        elif sent is not None and sent["state"] == "accepted":
+            what, why = "wait", "Your update is in; the round waits for others."
+        elif skipped is not None:
+            what, why = "wait", "You skip this round."
+        delta = self.store.row("SELECT base FROM deltas WHERE model = ?", base)
+        with self.store.transaction() as db:
+            log_head = head(db)
+        return {
+            "do": what,
+            "why": why,
+            "federation": self.config.name,
+            "round": row["number"],
+            "rounds": self.config.rounds,
+            "state": row["state"],
+            "base": base,
+            "delta_from": delta["base"] if delta else None,
+            "seconds_left": max(0.0, row["deadline"] - self.store.now()),
+            "poll_seconds": 1.0 if row["state"] in (CLOSING, AGGREGATED) else 5.0,
+            "epochs": self.config.epochs,
+            "client_terms": self.strategy.client_terms(),
+            "upload": self.config.upload.to_dict(),
+            "update": dict(sent) if sent else None,
+            "log_head": log_head,
+        }
+
+    def skip(self, site: str, number: int) -> None:
+        """A site says that it sends nothing in this round, so that nobody waits for it."""
+        with self.store.transaction() as db:
+            self._check_open(db, number)
+            added = db.execute("INSERT OR IGNORE INTO skips VALUES (?, ?)", (number, site)).rowcount
+            if added:
+                record(db, self.store.now(), site, "round-skipped", round=number)
+
+    def earlier_answer(self, site: str, number: int, digest: str) -> dict[str, Any] | None:
+        """What was said to this very update before, if it came before.
+
+        Raises:
+            Refusal: it was refused before, for the same reason; or the site may send no more in this round.
+        """
+        row = self.store.row("SELECT * FROM updates WHERE hash = ? AND round = ? AND site = ?", digest, number, site)
+        if row is not None and row["state"] == "refused":
+            raise Refusal(row["code"], row["reason"], row["remedy"])
+        if row is not None:
+            return {"state": "accepted", "round": number, "hash": digest}
+        return None
+
+    def check_may_send(self, site: str, number: int, digest: str) -> None:
+        """Raise a Refusal where an update of this hash cannot be taken, whatever it holds: before it is uploaded."""
+        with self.store.transaction() as db:
+            self._check_may_send(db, site, number, digest)
+
+    def receive(self, site: str, number: int, digest: str, path: Path) -> dict[str, Any]:
+        """Check a whole upload and take it into the round. The file at ``path`` is moved away or removed.
+
+        Raises:
+            Refusal: why it is not taken; the reason is on record, and the file in quarantine.
+        """
+        if hash_file(path) != digest:
+            path.unlink()
+            raise Refusal("wrong-hash", "What arrived has another hash than it should.", "Upload it again from 0.")
+        size = path.stat().st_size
+        try:
+            row, expected = self._expected(site, number)
+            update = UpdateFile(path)
+            norm = check_update(update, expected)
+        except Refusal as refusal:
+            self._refuse(site, number, digest, path, refusal)
+            raise
+        self.store.keep(path, digest)
+        with self.store.transaction() as db:
+            self._check_may_send(db, site, number, digest)
+            cluster = json.loads(row["memory"]).get("clusters", {}).get(site, "0")
+            db.execute(
+                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'accepted', NULL, NULL, NULL, ?, ?, ?, ?, ?)",
+                (
+                    digest,
+                    number,
+                    site,
+                    json.dumps(update.header.report.to_dict()),
+                    norm,
+                    size,
+                    cluster,
+                    self.store.now(),
+                ),
+            )
+            record(db, self.store.now(), site, "update-accepted", round=number, hash=digest, bytes=size)
+        return {"state": "accepted", "round": number, "hash": digest}
+
+    # -- what time brings ----------------------------------------------------------------------------------------------
+
+    def current(self) -> sqlite3.Row:
+        """The last round."""
+        row = self.store.row("SELECT * FROM rounds ORDER BY number DESC LIMIT 1")
+        assert row is not None
+        return row
+
+    def advance(self) -> None:
+        """Do all that is due: close, extend, aggregate, publish. Called after each update and every second or so.
+
+        Raises:
+            OSError: no space left; the round stays as it is, and the next call tries again.
+        """
+        if self._advancing.acquire(blocking=False):
+            try:
+                while self._step():
+                    pass
+            finally:
+                self._advancing.release()
+
+    def _step(self) -> bool:
+        row = self.current()
+        if row["state"] == OPEN:
+            return self._close_or_extend()
+        if row["state"] == CLOSING:
+            self._aggregate(row)
+            return True
+        if row["state"] == AGGREGATED:
+            self._publish(row)
+            return True
+        if row["number"] < self.config.rounds:  # the number of rounds was raised
+            with self.store.transaction() as db:
+                self._open_round(db, row["number"] + 1, json.loads(row["models"]), json.loads(row["next_memory"]))
+            return True
+        return False
+
+    def _close_or_extend(self) -> bool:
+        with self.store.transaction() as db:
+            row = self.current()
+            number, now = row["number"], self.store.now()
+            accepted = {r["site"] for r in db.execute(
+                "SELECT site FROM updates WHERE round = ? AND state = 'accepted'", (number,))}  # fmt: skip
+            skipped = {r["site"] for r in db.execute("SELECT site FROM skips WHERE round = ?", (number,))}
+            invited = json.loads(row["invited"] or "null")
+            active = self.accounts.active(db)
+            awaited = set(active if invited is None else invited) & set(active)
+            quorum = self.config.quorum if invited is None else max(1, len(invited))
+            over = now >= row["deadline"]
+            if len(accepted) >= quorum and (over or awaited <= accepted | skipped):
+                db.execute("UPDATE rounds SET state = ?, closed = ? WHERE number = ?", (CLOSING, now, number))
+                record(db, now, "aggregator", "round-closed", round=number, sites=sorted(accepted))
+                return True
+            if invited is not None and (over or not awaited or awaited <= skipped):
+                return self._next_in_turn(db, row, active, now, over)
+            if over:
+                note = f"Extended at {len(accepted)} of {quorum} updates."
+                self._extend(db, row, now, note)
+            return False
+
+    def _extend(self, db: sqlite3.Connection, row: sqlite3.Row, now: float, note: str) -> None:
+        db.execute(
+            "UPDATE rounds SET deadline = ?, extended = extended + 1, note = ? WHERE number = ?",
+            (now + self.config.deadline_minutes * 60, note, row["number"]),
+        )
+        record(db, now, "aggregator", "round-extended", round=row["number"], why=note)
+
+    def _next_in_turn(
+        self, db: sqlite3.Connection, row: sqlite3.Row, active: list[str], now: float, over: bool
+    ) -> bool:
+        """The sites that were invited did not come: the next ones are."""
+        invited = json.loads(row["invited"])
+        memory = self.strategy.passed_over(invited, json.loads(row["memory"]))
+        following = self.strategy.invited(active, memory) or []
+        if following == invited or (not over and not active):
+            if over:
+                self._extend(db, row, now, f"Extended: {', '.join(invited) or 'no site'} did not come.")
+            return False
+        db.execute(
+            "UPDATE rounds SET invited = ?, memory = ? WHERE number = ?",
+            (json.dumps(following), json.dumps(memory), row["number"]),
+        )
+        self._extend(db, row, now, f"The turn passed from {', '.join(invited) or 'nobody'} to {', '.join(following)}.")
+        return False
+
+    def contributions(self, number: int) -> list[Contribution]:
+        """The accepted updates of a round, in the order in which they came."""
+        rows = self.store.rows(
+            "SELECT * FROM updates WHERE round = ? AND state = 'accepted' ORDER BY received, site", number
+        )
+        return [
+            Contribution(
+                row["site"],
+                UpdateFile(self.store.file(row["hash"])),
+                Report.from_dict(json.loads(row["report"])),
+                row["norm"],
+                row["cluster"],
+            )
+            for row in rows
+        ]
+
+    def build(self, row: sqlite3.Row) -> Published:
+        """Aggregate a round that is closed. Repeating it gives the same files."""
+        return publish(
+            self.store,
+            self.config,
+            self.strategy,
+            row["number"],
+            json.loads(row["bases"]),
+            self.contributions(row["number"]),
+            json.loads(row["memory"]),
+        )
+
+    def _aggregate(self, row: sqlite3.Row) -> None:
+        try:
+            result = self.build(row)
+        except OSError as error:
+            with self.store.transaction() as db:
+                note = f"Waits for room on the disk ({error.strerror or error})."
+                db.execute("UPDATE rounds SET note = ? WHERE number = ?", (note, row["number"]))
+            raise
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE rounds SET state = ?, models = ?, weights = ?, next_memory = ?, note = '' WHERE number = ?",
+                (
+                    AGGREGATED,
+                    json.dumps(result.models),
+                    json.dumps(result.weights),
+                    json.dumps(result.memory),
+                    row["number"],
+                ),
+            )
+            db.executemany("INSERT OR REPLACE INTO deltas VALUES (?, ?, ?)", result.deltas)
+            record(
+                db,
+                self.store.now(),
+                "aggregator",
+                "round-aggregated",
+                round=row["number"],
+                models=result.models,
+                weights=result.weights,
+            )
+
+    def _publish(self, row: sqlite3.Row) -> None:
+        number, models, memory = row["number"], json.loads(row["models"]), json.loads(row["next_memory"])
+        with self.store.transaction() as db:
+            now = self.store.now()
+            db.execute("UPDATE rounds SET state = ?, published = ? WHERE number = ?", (PUBLISHED, now, number))
+            record(db, now, "aggregator", "round-published", round=number, models=models)
+            if number < self.config.rounds:
+                self._open_round(db, number + 1, models, memory)
+
+    def _open_round(
+        self, db: sqlite3.Connection, number: int, bases: Mapping[str, str], memory: Mapping[str, Any]
+    ) -> None:
+        now = self.store.now()
+        invited = self.strategy.invited(self.accounts.active(db), dict(memory))
+        db.execute(
+            "INSERT INTO rounds (number, state, opened, deadline, invited, bases, memory) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                OPEN,
+                now,
+                now + self.config.deadline_minutes * 60,
+                None if invited is None else json.dumps(invited),
+                json.dumps(bases),
+                json.dumps(memory),
+            ),
+        )
+        record(db, now, "aggregator", "round-opened", round=number, bases=dict(bases), invited=invited)
+
+    def _begin(self) -> None:
+        """Take the initial model into the folder and open the first round."""
+        self.strategy = self.config.make_strategy()
+        try:
+            with self.store.temporary() as folder:
+                shapes = first_model(self.config, Path(self.config.model), folder / "model")
+                digest = self.store.keep(folder / "model")
+        except (OSError, Refusal) as error:
+            raise InputError(f"{self.config.model}: not a model ({error}). Name a .safetensors file.") from error
+        with self.store.transaction() as db:
+            for key, value in (("federation", self.config.to_dict()), ("shapes", shapes)):
+                db.execute("INSERT INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+            record(db, self.store.now(), "operator", "federation-begun", federation=self.config.to_dict(), model=digest)
+            self._open_round(db, 1, {"0": digest}, {})
+
+    # -- whether an update is taken ------------------------------------------------------------------------------------
+
+    def _check_open(self, db: sqlite3.Connection, number: int) -> sqlite3.Row:
+        row = self.current()
+        if number > row["number"] or number < 1:
+            raise Refusal("wrong-round", f"There is no round {number} yet.", f"Ask for round {row['number']}.", 409)
+        if number < row["number"] or row["state"] != OPEN:
+            raise Refusal(
+                "late",
+                f"Round {number} is closed; the update is not in its model.",
+                "Carry on with the round that is open.",
+                409,
+            )
+        return row
+
+    def _check_may_send(self, db: sqlite3.Connection, site: str, number: int, digest: str) -> None:
+        row = self._check_open(db, number)
+        invited = json.loads(row["invited"] or "null")
+        if invited is not None and site not in invited:
+            raise Refusal("not-your-turn", f"It is the turn of {', '.join(invited)}.", "Wait to be asked.", 409)
+        revoked = db.execute("SELECT revoked, samples FROM sites WHERE name = ?", (site,)).fetchone()
+        if revoked["revoked"] is not None:
+            raise Refusal("revoked", "This site's access was withdrawn.", "Ask the operator for a new token.", 403)
+        if revoked["samples"] is None:
+            raise Refusal("not-registered", "The site has not registered its cases.", "Register them first.", 409)
+        known = db.execute(
+            "SELECT round, site FROM updates WHERE hash = ? AND state = 'accepted'", (digest,)
+        ).fetchone()
+        if known and (known["round"], known["site"]) != (number, site):
+            raise Refusal("replayed", "This update was taken before.", "Train for the open round.", 409)
+        sent = db.execute(
+            "SELECT hash FROM updates WHERE round = ? AND site = ? AND state = 'accepted'", (number, site)
+        ).fetchone()
+        if sent and sent["hash"] != digest:
+            raise Refusal("second-update", "The site's update for this round is in.", "Wait for the next round.", 409)
+        refused = db.execute(
+            "SELECT COUNT(*) FROM updates WHERE round = ? AND site = ? AND state = 'refused'", (number, site)
+        ).fetchone()[0]
+        if refused >= MOST_REFUSED:
+            raise Refusal(
+                "too-many-refused", f"{refused} updates were refused in this round.", "Wait for the next round.", 429
+            )
+
+    def _expected(self, site: str, number: int) -> tuple[sqlite3.Row, Expected]:
+        with self.store.transaction() as db:
+            row = self._check_open(db, number)
+            registered = db.execute("SELECT samples FROM sites WHERE name = ?", (site,)).fetchone()["samples"]
+        norms = self.store.rows(
+            "SELECT norm FROM updates WHERE state = 'accepted' ORDER BY received DESC LIMIT ?", NORMS_KEPT
+        )
+        bases, memory = json.loads(row["bases"]), json.loads(row["memory"])
+        return row, Expected(
+            federation=self.config.name,
+            site=site,
+            round=number,
+            base=bases[memory.get("clusters", {}).get(site, "0")],
+            shapes=self.shapes,
+            registered=registered or 0,
+            norms=[norm["norm"] for norm in norms],
+            norm_factor=self.config.limits.norm_factor,
+            largest_value=self.config.limits.largest_value,
+        )
+
+    def _refuse(self, site: str, number: int, digest: str, path: Path, refusal: Refusal) -> None:
+        size = path.stat().st_size
+        folder = self.store.folder / "quarantine"
+        path.replace(folder / digest)
+        with self.store.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'refused', ?, ?, ?, NULL, NULL, ?, NULL, ?)",
+                (digest, number, site, refusal.code, refusal.reason, refusal.remedy, size, self.store.now()),
+            )
+            record(
+                db,
+                self.store.now(),
+                site,
+                "update-refused",
+                round=number,
+                hash=digest,
+                code=refusal.code,
+                reason=refusal.reason,
+            )
+        kept = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in kept[int(self.config.limits.quarantine) :]:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What HostSample computes, without Slicer."""
