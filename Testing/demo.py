@@ -21,7 +21,6 @@ from typing import Any
 from twinseg.cases import find_cases, load_case
 from twinseg.pictures import slices_picture
 from twinseg.tasks import load_task
-from twinseg.training_run import split_file
 from twinseg.volumes import read_labels
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/lgg"
@@ -120,10 +119,7 @@ def main() -> None:
     if options.real.is_dir():
         report.heading("Real lower-grade gliomas")
         train_and_show(report, options.real, "lgg-flair", options.minutes, folder)
-        report.text(
-            f"Trained for {options.minutes:g} minutes only; see the README for a whole training. Split: {split_file(options.real).name}",
-            "note",
-        )
+        report.text(f"Trained for {options.minutes:g} minutes only; the README has a whole training.", "note")
     else:
         report.text(f"The real cases ({options.real}) are not here: that part was left out.", "note")
     report.text(f"Made in {time.perf_counter() - started:.0f} s. For research only; not for diagnosis.", "note")

@@ -106,7 +106,7 @@ def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -
         case, rows = in_own_process(measure_ours, folder, device, quick, image_file)
         machine = in_own_process(measure_machine, device, quick)
         precisions = ("float32", "bfloat16") if machine["bfloat16_pays"] and not quick else ("float32",)
-        for peer, precision in track([*product(PEERS, precisions)], "MONAI's networks", transient=True):
+        for peer, precision in track([*product(PEERS, precisions)], "MONAI", disable=not sys.stdout.isatty()):
             try:
                 rows.append(in_own_process(measure_peer, peer, precision, device, quick, image_file))
             except (RuntimeError, ImportError) as error:
@@ -183,7 +183,7 @@ def measure_ours(
         on = torch.is_autocast_enabled(device.type)
         own = str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if on else "float32"
     fixed = count_parameters(network), count_gflop(partial(build_network, config), tuple(image.shape))
-    note = f"arrays to labels {computed}"
+    note = ", ".join(filter(None, ("arrays to labels", computed)))
     rows = [Measurement(OURS, own, *fixed, statistics.median(seconds), repetitions, 1, 1, memory, note)]
     for precision in (own,) if quick else dict.fromkeys((own, "float32")):
         with torch.inference_mode(), autocast(device) if precision == own else contextlib.nullcontext():
@@ -387,7 +387,12 @@ def show(machine: dict[str, Any], case: dict[str, Any], rows: Sequence[Measureme
         table.add_row(
             *(row.method, row.precision, f"{row.parameters / 1e6:.1f} M", f"{row.gflop:.0f}"),
             *(f"{row.windows_timed} / {row.windows}", f"{row.seconds:.2f}", f"{row.seconds / rows[0].seconds:.1f}x"),
-            *(f"{rate:.0f}", f"{rate / rates[row.precision]:.0%}", f"{row.memory_gb:.2f}", row.note),
+            *(
+                f"{rate:.0f}",
+                f"{rate / rates.get(row.precision, rates['bfloat16']):.0%}",
+                f"{row.memory_gb:.2f}",
+                row.note,
+            ),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

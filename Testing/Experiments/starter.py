@@ -2,8 +2,8 @@
 
     python Testing/Experiments/starter.py --output TwinSegSlicer/Resources/Models/brats-glioma.safetensors
 
-Patients are made first (again from the same seed if they are asked for again), half with physical contrast and half with
-random contrast, each with a scanner of its own. The model sees a grid of 2 mm, which two cores can train in the time.
+Patients are made first, half with physical contrast and half with random contrast, each with a scanner of its own. The
+model sees a grid of 2 mm, which two cores can train in the time.
 It is chosen on synthetic validation patients; nothing real is looked at.
 """
 

@@ -54,8 +54,12 @@ class qSlicerApplication(QtWidgets.QApplication):
         self.setApplicationName("Slicer")
         self.setApplicationVersion(".".join(VERSION[:3]))
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
-        QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(home / "settings"))
-        self._revision_settings = QtCore.QSettings(str(home / "settings/Slicer-revision.ini"), QtCore.QSettings.Format.IniFormat)
+        QtCore.QSettings.setPath(
+            QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(home / "settings")
+        )
+        self._revision_settings = QtCore.QSettings(
+            str(home / "settings/Slicer-revision.ini"), QtCore.QSettings.Format.IniFormat
+        )
         self._testing = False
         self._scene: Any = None
         self._application_logic: Any = None
@@ -161,7 +165,11 @@ class qSlicerApplication(QtWidgets.QApplication):
     def commandOptions(self) -> Any:
         """The options that Slicer would have been started with."""
         return SimpleNamespace(
-            testingEnabled=self._testing, noMainWindow=False, disableSettings=True, noSplash=True, additionalModulePaths=()
+            testingEnabled=self._testing,
+            noMainWindow=False,
+            disableSettings=True,
+            noSplash=True,
+            additionalModulePaths=(),
         )
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:
@@ -170,6 +178,10 @@ class qSlicerApplication(QtWidgets.QApplication):
         for name, value in self._startup_environment.items():
             environment.insert(name, value)
         return environment
+
+    def environment(self) -> QtCore.QProcessEnvironment:
+        """The environment of this process."""
+        return QtCore.QProcessEnvironment.systemEnvironment()
 
     def setEnvironmentVariable(self, name: str, value: str) -> None:
         """For this process and its children."""
@@ -283,5 +295,3 @@ def make_scene(home: Path) -> tuple[Any, Any]:
 def temporary_home() -> tempfile.TemporaryDirectory[str]:
     """A folder for settings, cache and temporary files that goes with the process."""
     return tempfile.TemporaryDirectory(prefix="SlicerHost-")
-
-

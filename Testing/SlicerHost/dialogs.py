@@ -1,7 +1,7 @@
 """Modal dialogs without a user: they are answered, and those that report an error are written down as faults.
 
-In a test nobody presses a button, so a modal dialog would stop it for ever. The host answers as a user in a hurry would:
-the default button of a question, Cancel to a file dialog. A test can say otherwise with :meth:`Dialogs.answer`.
+In a test nobody presses a button, so a modal dialog would stop it for ever. The host answers as a user in a hurry
+would: the default button of a question, Cancel to a file dialog. A test can say otherwise with :meth:`Dialogs.answer`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from .faults import Fault, faults
 ERROR_ICONS = (QtWidgets.QMessageBox.Icon.Critical,)
 Buttons = QtWidgets.QMessageBox.StandardButton
 # Buttons in the order in which one is taken when the dialog has no default.
-PREFERRED = (Buttons.Ok, Buttons.Yes, Buttons.Close, Buttons.Save, Buttons.Open, Buttons.Retry, Buttons.Cancel, Buttons.No)
+PREFERRED = (
+    Buttons.Ok,
+    Buttons.Yes,
+    Buttons.Close,
+    Buttons.Save,
+    Buttons.Open,
+    Buttons.Retry,
+    Buttons.Cancel,
+    Buttons.No,
+)
 
 
 @dataclass
@@ -33,8 +42,8 @@ class Dialogs:
     def answer(self, pattern: str, result: Any) -> Iterator[None]:
         """Within the block, a dialog whose text or title matches ``pattern`` returns ``result``.
 
-        ``result`` is what the dialog's ``exec`` returns (a button, or QDialog.Accepted), what the static function returns
-        (a path, a text), or a callable that gets the dialog, may press its buttons, and returns that.
+        ``result`` is what the dialog's ``exec`` returns (a button, or QDialog.Accepted), what the static function
+        returns (a path, a text), or a callable that gets the dialog, may press its buttons, and returns that.
         """
         entry = (re.compile(pattern), result)
         self._answers.append(entry)
@@ -58,9 +67,12 @@ class Dialogs:
         QtWidgets.QMessageBox.exec = self._exec  # type: ignore[method-assign]
         for name, icon in {"information": 1, "warning": 2, "critical": 3, "question": 4}.items():
             setattr(QtWidgets.QMessageBox, name, staticmethod(self._message_function(QtWidgets.QMessageBox.Icon(icon))))
-        for name, default in {
-            "getOpenFileName": ("", ""), "getSaveFileName": ("", ""), "getOpenFileNames": ([], ""), "getExistingDirectory": "",
-        }.items():  # fmt: skip
+        cancelled: dict[str, Any] = {
+            "getOpenFileName": ("", ""),
+            "getSaveFileName": ("", ""),
+            "getOpenFileNames": ([], ""),
+        }
+        for name, default in {**cancelled, "getExistingDirectory": ""}.items():
             setattr(QtWidgets.QFileDialog, name, staticmethod(self._static_function(default)))
         for name in ("getText", "getInt", "getDouble", "getItem", "getMultiLineText"):
             setattr(QtWidgets.QInputDialog, name, staticmethod(self._static_function((None, False))))

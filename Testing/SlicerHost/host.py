@@ -12,8 +12,8 @@ from typing import Any
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("QT_LOGGING_RULES", "qt.svg.warning=false;qt.qpa.*=false")
 
-from . import qt_facade  # noqa: E402 - the platform must be known before Qt is loaded
-from .faults import Faults, faults  # noqa: E402
+from . import qt_facade
+from .faults import Faults, faults
 
 SLICER_FILES = Path(__file__).parent / "slicer_package"  # the host's own slicer.i18n, slicer.packaging, …
 
@@ -141,8 +141,8 @@ def _save(widget: Any, path: Path | str) -> None:
 def start(testing: bool = False) -> Host:
     """Start the host, once in a process; called again, the running one is returned.
 
-    With ``testing``, ``slicer.app.testingEnabled()`` is true, as under Slicer's ``--testing``: ``slicer.util`` then logs
-    errors and answers questions itself. Without it, dialogs are shown, answered, and error dialogs become faults.
+    With ``testing``, ``slicer.app.testingEnabled()`` is true, as under Slicer's ``--testing``: ``slicer.util`` then
+    logs errors and answers questions itself. Without it, dialogs are shown, answered, and error dialogs become faults.
     """
     global _host
     if _host is None:
@@ -172,7 +172,9 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
         node_combo_box,
         plot_view,
         scripted_modules,
+        slice_view,
         subject_hierarchy,
+        threed_view,
         ui_loader,
         views,
         widget_api,
@@ -189,7 +191,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
     vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")), **widgets_mrml.NAMES)
     qt.__dict__["QUiLoader"] = ui_loader.QUiLoader
     qt.__dict__["loadUI"] = lambda path: ui_loader.QUiLoader().load(path)
-    import slicer.util  # noqa: F401
+    import slicer.util
 
     for name in ("ScriptedLoadableModule", "i18n", "packaging", "testing"):
         __import__(f"slicer.{name}")

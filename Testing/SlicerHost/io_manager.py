@@ -20,11 +20,35 @@ FILE_TYPES = {
     "ModelFile": (".vtk", ".vtp", ".stl", ".ply", ".obj", ".vtu"),
     "TableFile": (".tsv", ".csv", ".schema.tsv"),
     "TextFile": (".txt", ".json", ".xml"),
-    "VolumeFile": (".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".dcm", ".tif", ".png", ".jpg"),
+    "VolumeFile": (
+        ".nrrd",
+        ".nhdr",
+        ".nii.gz",
+        ".nii",
+        ".mha",
+        ".mhd",
+        ".hdr",
+        ".img",
+        ".mgz",
+        ".dcm",
+        ".tif",
+        ".png",
+        ".jpg",
+    ),
 }
 
 # Bits of the loading options of Slicer's volumes logic.
 LABEL_MAP, CENTERED, SINGLE_FILE, AUTO_WINDOW_LEVEL, DISCARD_ORIENTATION = 1, 2, 4, 8, 16
+
+# What the storage node of volumes writes; it does not list them here.
+VOLUME_FORMATS = (
+    "NRRD (.nrrd)",
+    "NRRD (.nhdr)",
+    "NIfTI (.nii)",
+    "NIfTI, compressed (.nii.gz)",
+    "MetaImage (.mha)",
+    "MetaImage (.mhd)",
+)
 
 Properties = dict[str, Any]
 
@@ -124,6 +148,10 @@ class IOManager:
     def fileType(self, path: str) -> str:
         """The type that the extension stands for, "NoFile" if none does."""
         name = str(path).lower()
+        if name.endswith((".nrrd", ".nhdr")) and Path(path).is_file():
+            with open(path, "rb") as file:
+                if b"Segmentation_" in file.read(4096):
+                    return "SegmentationFile"
         found = [(len(end), kind) for kind, ends in FILE_TYPES.items() for end in ends if name.endswith(end)]
         return max(found)[1] if found else "NoFile"
 
@@ -167,7 +195,8 @@ class IOManager:
             return ()
         storage.UnRegister(None)
         types = storage.GetSupportedWriteFileTypes()
-        return tuple(types.GetValue(index) for index in range(types.GetNumberOfValues()))
+        formats = [types.GetValue(index) for index in range(types.GetNumberOfValues())]
+        return tuple(formats or (VOLUME_FORMATS if node.IsA("vtkMRMLVolumeNode") else ()))
 
     def extractKnownExtension(self, path: str, node: Any) -> str:
         """The longest of the node's extensions that the file name ends with."""

@@ -10,7 +10,9 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .plot_view import qMRMLPlotWidget
-from .views import qMRMLSliceWidget, qMRMLTableWidget, qMRMLThreeDWidget
+from .slice_view import qMRMLSliceWidget
+from .threed_view import qMRMLThreeDWidget
+from .views import qMRMLTableWidget
 from .widget_api import implements
 
 # Class of a view node -> widget that shows it.

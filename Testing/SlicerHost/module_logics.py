@@ -1,4 +1,4 @@
-"""``slicer.modules``: the logics of Slicer's own modules that slicer-core has, and the scripted modules that are loaded."""
+"""``slicer.modules``: the logics of Slicer's own modules, as slicer-core has them, and the scripted modules."""
 
 from __future__ import annotations
 

@@ -10,22 +10,19 @@ from .scene_observer import SceneObserver
 from .widget_api import as_strings, implements, interface
 
 Qt = QtCore.Qt
+BOX_DEFAULTS = {
+    "noneDisplay": "None",
+    "showChildNodeTypes": True,
+    "selectNodeUponCreation": True,
+    "addEnabled": True,
+    "removeEnabled": True,
+    "interactionNodeSingletonTag": "Singleton",
+}
 
 
 @implements
-class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
+class qMRMLNodeComboBox(interface("qMRMLNodeComboBox", **BOX_DEFAULTS)):  # type: ignore[misc]
     """A list of the nodes of some classes, filtered by attributes, with an entry for none and a menu of actions."""
-
-    defaults = {
-        **interface("qMRMLNodeComboBox").defaults,
-        "noneDisplay": "None",
-        "showChildNodeTypes": True,
-        "selectNodeUponCreation": True,
-        "addEnabled": True,
-        "removeEnabled": True,
-        "nodeTypes": (),
-        "interactionNodeSingletonTag": "Singleton",
-    }
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
@@ -159,7 +156,7 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox")):  # type: ignore[misc]
         return self.stored("currentNodeID")
 
     def setCurrentNode(self, node: Any) -> None:
-        """Choose a node, by itself or its ID; one that is not listed leaves none. Without a scene, it is chosen later."""
+        """Choose a node, by itself or its ID; one that is not listed leaves none. Before there is a scene, later."""
         if self._scene is None:
             self._requested = node
             return
@@ -358,5 +355,3 @@ class qMRMLCheckableNodeComboBox(interface("qMRMLCheckableNodeComboBox")):  # ty
     def allChecked(self) -> bool:
         """Whether every listed node is checked."""
         return not self.uncheckedNodes()
-
-

@@ -20,11 +20,11 @@ class NodeWidgetConnector(GuiConnector):
     """A node class, or a union of them, in one of these widgets."""
 
     @staticmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:  # noqa: D102
+    def canRepresent(widget: Any, datatype: Any) -> bool:
         return type(widget).__name__ in SIGNALS and isNodeOrUnionOfNodes(datatype)
 
     @staticmethod
-    def create(widget: Any, datatype: Any) -> Any:  # noqa: D102
+    def create(widget: Any, datatype: Any) -> Any:
         return NodeWidgetConnector(widget, datatype) if NodeWidgetConnector.canRepresent(widget, datatype) else None
 
     def __init__(self, widget: Any, datatype: Any):
@@ -40,11 +40,11 @@ class NodeWidgetConnector(GuiConnector):
     def _disconnect(self) -> None:
         getattr(self._widget, self._signal).disconnect(self.changed)
 
-    def widget(self) -> Any:  # noqa: D102
+    def widget(self) -> Any:
         return self._widget
 
-    def read(self) -> Any:  # noqa: D102
+    def read(self) -> Any:
         return self._widget.currentNode()
 
-    def write(self, value: Any) -> None:  # noqa: D102
+    def write(self, value: Any) -> None:
         self._widget.setCurrentNode(value)

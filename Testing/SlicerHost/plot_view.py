@@ -58,7 +58,9 @@ class qMRMLPlotView(RenderedView, CarriesScene, interface("qMRMLPlotView")):  # 
     def _follow(self, nodes: list[Any]) -> None:
         for node, tag in self._observed:
             node.RemoveObserver(tag)
-        self._observed = [(node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._draw())) for node in nodes]
+        self._observed = [
+            (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._draw())) for node in nodes
+        ]
 
     def _draw(self) -> None:
         chart_node = self._node.GetPlotChartNode()

@@ -3,8 +3,8 @@
 PythonQt shows a Qt property as an attribute (``button.text = "Apply"``) beside its setter (``button.setText("Apply")``)
 and refuses an attribute that does not exist (``button.txt = "Apply"`` is an error, not a new attribute). PySide6 has
 its own switch for properties, ``__feature__.true_property``, but it takes the setters and ``isEnabled`` away, which
-modules call as well; so the host puts the properties on PySide6's classes itself, read from Qt's own description of each
-class (its meta-object). Enumerations are integers in PythonQt: ``checkBox.checkState() == 2`` must hold.
+modules call as well; so the host puts the properties on PySide6's classes itself, read from Qt's own description of
+each class (its meta-object). Enumerations are integers in PythonQt: ``checkBox.checkState() == 2`` must hold.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from PySide6 import (  # noqa: E402
 from . import signals  # noqa: E402
 
 if not issubclass(QtCore.Qt.CheckState, int):
-    raise ImportError("PySide6 was imported before SlicerHost, which must set its options first: import SlicerHost earlier")
+    raise ImportError(
+        "PySide6 was imported before SlicerHost, which must set its options first: import SlicerHost earlier"
+    )
 
 QT_MODULES = (
     QtCore, QtGui, QtWidgets, QtNetwork, QtSvg, QtSvgWidgets, QtXml, QtUiTools, QtPrintSupport, QtSql, QtTest,
@@ -171,6 +173,17 @@ def _add_properties(cls: type) -> None:
             setattr(cls, name, QtProperty(name, method, entry.isWritable()))
 
 
+def _safe_single_shot(single_shot: Any) -> Any:
+    """``QTimer.singleShot`` for any callable; an exception in it becomes a fault, where PySide6 would crash."""
+
+    def run_later(milliseconds: float, *target: Any) -> None:
+        receiver = target[-2] if len(target) > 1 and isinstance(target[-1], str) else target[-1]
+        slot = target[-1] if isinstance(target[-1], str) else None
+        single_shot(int(milliseconds), signals.make_adapter(signals.resolve_slot(receiver, slot), []))
+
+    return run_later
+
+
 def _class_name(self: QtCore.QObject) -> str:
     return self.metaObject().className()
 
@@ -203,6 +216,8 @@ def _adopt_pythonqt_manners() -> None:
         cls.__setattr__ = _setattr  # type: ignore[assignment,method-assign]
         if "__getattribute__" in cls.__dict__:
             cls.__getattribute__ = _make_getattribute(cls.__dict__["__getattribute__"])  # type: ignore[method-assign]
+    single_shot = QtCore.QTimer.__dict__["singleShot"]
+    single_shot.method = staticmethod(_safe_single_shot(single_shot.method.__func__))
     QtCore.QObject.className = _class_name  # type: ignore[attr-defined]
     QtCore.QObject.delete = lambda self: shiboken6.delete(self)  # type: ignore[attr-defined]
     QtCore.QObject.__getattr__ = _getattr  # type: ignore[attr-defined]
@@ -217,6 +232,8 @@ def _add_qt5_names(namespace: dict[str, Any]) -> None:
         lambda self, margin: self.setContentsMargins(margin, margin, margin, margin),
     )
     QtWidgets.QLayout.setMargin = lambda self, margin: self.setContentsMargins(*[margin] * 4)  # type: ignore[attr-defined]
+    color_name = QtGui.QColor.name
+    QtGui.QColor.name = lambda self, kind=0: color_name(self, QtGui.QColor.NameFormat(int(kind)))  # type: ignore[assignment]
     QtCore.Qt.MidButton = QtCore.Qt.MouseButton.MiddleButton
     QtGui.QFontMetrics.width = QtGui.QFontMetrics.horizontalAdvance
     namespace["QRegExp"] = QtCore.QRegularExpression

@@ -56,7 +56,11 @@ class SceneObserver:
 
     def _observe_node(self, node: Any) -> None:
         """Names and attributes decide whether and how a node is listed."""
-        if node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLStorableNode") or node.IsA("vtkMRMLScriptedModuleNode"):
+        if (
+            node.IsA("vtkMRMLDisplayableNode")
+            or node.IsA("vtkMRMLStorableNode")
+            or node.IsA("vtkMRMLScriptedModuleNode")
+        ):
             shown = [node.GetName(), node.GetAttributeNames()]
 
             def on_modified(caller: Any, _: str) -> None:
@@ -65,7 +69,10 @@ class SceneObserver:
                     shown[:] = now
                     self._on_change("modified", caller)
 
-            self._node_tags[node.GetAddressAsString("")] = (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, on_modified))
+            self._node_tags[node.GetAddressAsString("")] = (
+                node,
+                node.AddObserver(vtk.vtkCommand.ModifiedEvent, on_modified),
+            )
 
     def _callback(self, name: str) -> Callable[..., None]:
         @vtk.calldata_type(vtk.VTK_OBJECT)

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -97,7 +97,7 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
 
 @implements
 class qSlicerScriptedLoadableModuleWidget(widget_class("qSlicerWidget")):  # type: ignore[misc]
-    """The panel that a script's widget class gets as its parent. Calls ``setup``, ``enter`` and ``exit`` of the class."""
+    """The panel that a script's widget class gets as its parent. Calls the class's ``setup``, ``enter`` and ``exit``."""
 
     isEntered = False
 
@@ -202,8 +202,8 @@ class qSlicerModuleManager(QtCore.QObject):
     moduleUnloaded = QtCore.Signal(str)
     modulesUnloaded = QtCore.Signal()
 
-    modules: dict[str, Any] = {}
-    registered: dict[str, Path] = {}
+    modules: ClassVar[dict[str, Any]] = {}
+    registered: ClassVar[dict[str, Path]] = {}
 
     def __init__(self, built_in: dict[str, BuiltInModule]):
         super().__init__()

@@ -57,7 +57,9 @@ def accepted_arguments(callback: Callable[..., Any]) -> int | None:
         return None
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
-    return sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters)
+    return sum(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
+    )
 
 
 def _call_builtin(callback: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -72,8 +74,10 @@ def _call_builtin(callback: Callable[..., Any], arguments: tuple[Any, ...]) -> N
 
 
 def make_adapter(callback: Callable[..., Any], types: list[str] | None) -> Adapter:
-    """A slot that calls ``callback`` with the arguments that the connection's signature lists, ``types``, and at most as
-    many as it takes. ``currentNodeChanged(bool)`` is served by the signal that carries the node."""
+    """A slot that calls ``callback`` with the arguments that the connection's signature lists, at most as many as it takes.
+
+    ``types`` are those of the signature: ``currentNodeChanged(bool)`` is served by the signal that carries the node.
+    """
     sent = None if types is None else len(types)
     to_bool = [index for index, kind in enumerate(types or ()) if kind == "bool"]
     limit = accepted_arguments(callback)
@@ -133,7 +137,7 @@ class Signal:
 
 
 def find_signal(sender: QtCore.QObject, signature: str) -> Signal | None:
-    """The signal of ``sender`` that ``signature`` names: "clicked", "clicked()" or "clicked(bool)"; None if there is none.
+    """The signal of ``sender`` that ``signature`` names, "clicked" or "clicked(bool)"; None if there is none.
 
     Where a signal has several signatures, the one that is asked for is taken, else the one with the most arguments:
     "currentNodeChanged(vtkMRMLNode*)" finds the signal that the host declares with a Python object.
@@ -200,6 +204,7 @@ def disconnect(sender: QtCore.QObject, *arguments: Any) -> bool:
         rest = list(arguments)
     if not rest:
         address = shiboken6.getCppPointer(sender)[0]
-        return any([Signal(sender, name).disconnect() for at, name in list(_connections) if at == address])
+        found = [Signal(sender, name).disconnect() for at, name in list(_connections) if at == address]
+        return any(found)
     signal = find_signal(sender, rest[0])
     return signal.disconnect(*rest[1:]) if signal is not None else False

@@ -48,7 +48,10 @@ def parse_value(element: ElementTree.Element, owner: type) -> Any:
 def constant_value(name: str, owner: type) -> int:
     """``"ctkPathLineEdit::Dirs"`` or ``"Qt::AlignLeft"`` as a number; raises RuntimeError if it is neither's."""
     scope, _, last = name.strip().rpartition("::")
-    places = [owner, *(getattr(module, part, None) for module in (QtCore, QtGui, QtWidgets) for part in scope.split("::"))]
+    places = [
+        owner,
+        *(getattr(module, part, None) for module in (QtCore, QtGui, QtWidgets) for part in scope.split("::")),
+    ]
     places += [widget_class(part) for part in scope.split("::") if part in API]
     for place in places:
         if hasattr(place, last):
@@ -108,7 +111,15 @@ class UiFile:
 
 
 # Limits come before the value that they bound, and the number of decimals first of all.
-_ORDER = {"decimals": -2, "minimum": -1, "maximum": -1, "value": 1, "minimumValue": 1, "maximumValue": 2, "collapsed": 3}
+_ORDER = {
+    "decimals": -2,
+    "minimum": -1,
+    "maximum": -1,
+    "value": 1,
+    "minimumValue": 1,
+    "maximumValue": 2,
+    "collapsed": 3,
+}
 
 
 class QUiLoader(QtUiTools.QUiLoader):
@@ -154,5 +165,3 @@ class QUiLoader(QtUiTools.QUiLoader):
             raise RuntimeError(f"{file_name}: {re.sub('<.*?>', '', self.errorString())}")
         form.finish(widget)
         return widget
-
-

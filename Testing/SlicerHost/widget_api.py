@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -29,6 +29,11 @@ def as_strings(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
+def as_color(value: Any) -> QtGui.QColor:
+    """A plain QColor, from one (also of a derived class) or from a name."""
+    return QtGui.QColor.fromRgba(value.rgba()) if isinstance(value, QtGui.QColor) else QtGui.QColor(value)
+
+
 def _convert_enum(value: Any) -> Any:
     return int(value) if isinstance(value, (int, float)) else value
 
@@ -41,7 +46,7 @@ PROPERTY_TYPES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "str": ("", str),
     "strings": ((), as_strings),
     "enum": (0, _convert_enum),
-    "QColor": (QtGui.QColor(), QtGui.QColor),
+    "QColor": (QtGui.QColor(), as_color),
 }
 
 
@@ -53,7 +58,7 @@ def capitalized(name: str) -> str:
 class Stored:
     """The store behind the properties of a class that was made from the description. Mixed in first."""
 
-    defaults: dict[str, Any] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
 
     def stored(self, name: str) -> Any:
         """The value of a property, or its default."""
@@ -111,8 +116,11 @@ def _weight(signature: str) -> tuple[int, bool, bool]:
     return signature.count(",") + (not signature.endswith("()")), "*" in signature, "QString" not in signature
 
 
-def interface(name: str) -> type:
-    """A class with the described interface of ``name``, to derive from. Raises KeyError for an unknown name."""
+def interface(name: str, **defaults: Any) -> type:
+    """A class with the described interface of ``name``, to derive from; ``defaults`` are values of its properties.
+
+    Raises KeyError for an unknown name.
+    """
     entry = API[name]
     base = widget_class(entry["base"]) if entry["base"] in API else getattr(QtWidgets, entry["base"], None)
     base = base or getattr(QtCore, entry["base"], QtWidgets.QWidget)
@@ -128,6 +136,7 @@ def interface(name: str) -> type:
     for property_name, kind in entry.get("properties", {}).items():
         members.update(_property(property_name, kind))
         members["defaults"][property_name] = PROPERTY_TYPES.get(kind.split()[0], (None, None))[0]
+    members["defaults"].update(defaults)
     members.update(entry.get("constants", {}))
     bases = (base,) if issubclass(base, Stored) else (Stored, base)
     made = type(base)(name, bases, members)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .widget_api import implements, interface
+from .widget_api import as_color, implements, interface
 
 Qt = QtCore.Qt
 
@@ -220,14 +220,12 @@ class ctkSearchBox(interface("ctkSearchBox")):  # type: ignore[misc]
 
 
 @implements
-class ctkColorPickerButton(interface("ctkColorPickerButton")):  # type: ignore[misc]
+class ctkColorPickerButton(interface("ctkColorPickerButton", color=QtGui.QColor("black"), displayColorName=True)):  # type: ignore[misc]
     """A button that shows a colour and lets the user change it."""
-
-    defaults = {**interface("ctkColorPickerButton").defaults, "color": QtGui.QColor("black"), "displayColorName": True}
 
     def setColor(self, color: QtGui.QColor) -> None:
         """Show another colour."""
-        color = QtGui.QColor(color)
+        color = as_color(color)
         if self.store("color", color):
             self.colorNameChanged.emit(color.name())
         pixmap = QtGui.QPixmap(12, 12)
@@ -262,7 +260,7 @@ class ctkFlowLayout(QtWidgets.QVBoxLayout):
     orientation = 1
 
 
-class ctkWidgetsUtils:  # noqa: N801 - the names are CTK's
+class ctkWidgetsUtils:
     """Static helpers."""
 
     @staticmethod
@@ -275,10 +273,10 @@ class ctkWidgetsUtils:  # noqa: N801 - the names are CTK's
         """No effect offscreen."""
 
 
-class ctkErrorLogLevel:  # noqa: N801
+class ctkErrorLogLevel:
     """Levels of the error log."""
 
-    NoLevel, Unknown, Status, Trace, Debug, Info, Warning, Error, Critical, Fatal = (0, *(2**n for n in range(9)))  # noqa: A003
+    NoLevel, Unknown, Status, Trace, Debug, Info, Warning, Error, Critical, Fatal = (0, *(2**n for n in range(9)))
 
 
 NAMES = {"ctkWidgetsUtils": ctkWidgetsUtils, "ctkErrorLogLevel": ctkErrorLogLevel}

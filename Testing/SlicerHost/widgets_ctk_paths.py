@@ -13,10 +13,8 @@ MAXIMUM_HISTORY = 20  # paths that ctkPathLineEdit keeps in the settings
 
 
 @implements
-class ctkPathLineEdit(interface("ctkPathLineEdit")):  # type: ignore[misc]
+class ctkPathLineEdit(interface("ctkPathLineEdit", showBrowseButton=True, showHistoryButton=True)):  # type: ignore[misc]
     """A path to type, to choose from the history, or to browse for."""
-
-    defaults = {**interface("ctkPathLineEdit").defaults, "showBrowseButton": True, "showHistoryButton": True}
 
     def __init__(self, *arguments: Any):
         parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
@@ -97,10 +95,8 @@ class ctkPathLineEdit(interface("ctkPathLineEdit")):  # type: ignore[misc]
 
 
 @implements
-class ctkDirectoryButton(interface("ctkDirectoryButton")):  # type: ignore[misc]
+class ctkDirectoryButton(interface("ctkDirectoryButton", directory=".")):  # type: ignore[misc]
     """A button that shows a folder and lets the user choose another."""
-
-    defaults = {**interface("ctkDirectoryButton").defaults, "directory": "."}
 
     def __init__(self, *arguments: Any):
         parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
@@ -110,14 +106,17 @@ class ctkDirectoryButton(interface("ctkDirectoryButton")):  # type: ignore[misc]
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._button)
-        first = next((argument for argument in arguments if isinstance(argument, str)), None)
-        self.setDirectory(first or str(Path.cwd()))
+        self._button.setText(self.directory)
+        for directory in arguments:
+            if isinstance(directory, str):
+                self.setDirectory(directory)
 
     def setDirectory(self, directory: Any) -> None:
-        """The folder; kept as an absolute path."""
-        path = QtCore.QDir(str(directory)).path()
-        self.store("directory", path)
-        self._button.setText(self.stored("text") or path)
+        """Another folder, kept as an absolute path."""
+        new = QtCore.QDir(str(directory))
+        if new != QtCore.QDir(self.directory):
+            self.store("directory", new.absolutePath())
+            self._button.setText(self.stored("text") or self.directory)
 
     def setText(self, text: str) -> None:
         """Text in place of the path."""

@@ -87,14 +87,19 @@ class SpinBoxPart:
         self._show()
 
 
-NUMBER_DEFAULTS = {"minimum": 0.0, "maximum": 99.99, "singleStep": 1.0, "pageStep": 10.0, "decimals": 2, "tracking": True}
+NUMBER_DEFAULTS = {
+    "minimum": 0.0,
+    "maximum": 99.99,
+    "singleStep": 1.0,
+    "pageStep": 10.0,
+    "decimals": 2,
+    "tracking": True,
+}
 
 
 @implements
-class ctkDoubleSpinBox(SpinBoxPart, BoundedNumber, interface("ctkDoubleSpinBox")):  # type: ignore[misc]
+class ctkDoubleSpinBox(SpinBoxPart, BoundedNumber, interface("ctkDoubleSpinBox", **NUMBER_DEFAULTS, frame=True)):  # type: ignore[misc]
     """A spin box whose number of decimals can change."""
-
-    defaults = {**interface("ctkDoubleSpinBox").defaults, **NUMBER_DEFAULTS, "frame": True}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None, *_: Any):
         super().__init__(parent)
@@ -109,7 +114,7 @@ class ctkDoubleSpinBox(SpinBoxPart, BoundedNumber, interface("ctkDoubleSpinBox")
         """The spin box inside."""
         return self._spin_box
 
-    def text(self) -> str:  # noqa: D102 - as QDoubleSpinBox
+    def text(self) -> str:
         return self._spin_box.text
 
     def stepUp(self) -> None:
@@ -126,10 +131,10 @@ class ctkDoubleSpinBox(SpinBoxPart, BoundedNumber, interface("ctkDoubleSpinBox")
 
 
 @implements
-class ctkDoubleSlider(BoundedNumber, interface("ctkDoubleSlider")):  # type: ignore[misc]
+class ctkDoubleSlider(
+    BoundedNumber, interface("ctkDoubleSlider", **{**NUMBER_DEFAULTS, "maximum": 99.0}, orientation=1)
+):  # type: ignore[misc]
     """A slider over floating-point numbers."""
-
-    defaults = {**interface("ctkDoubleSlider").defaults, **NUMBER_DEFAULTS, "maximum": 99.0, "orientation": 1}
 
     def __init__(self, *arguments: Any):
         parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
@@ -150,10 +155,12 @@ class ctkDoubleSlider(BoundedNumber, interface("ctkDoubleSlider")):  # type: ign
 
 
 @implements
-class ctkSliderWidget(SpinBoxPart, BoundedNumber, interface("ctkSliderWidget")):  # type: ignore[misc]
+class ctkSliderWidget(
+    SpinBoxPart,
+    BoundedNumber,
+    interface("ctkSliderWidget", **{**NUMBER_DEFAULTS, "maximum": 99.0}, spinBoxVisible=True),
+):  # type: ignore[misc]
     """A slider with a spin box beside it."""
-
-    defaults = {**interface("ctkSliderWidget").defaults, **NUMBER_DEFAULTS, "maximum": 99.0, "spinBoxVisible": True}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
@@ -256,10 +263,8 @@ PAIR_DEFAULTS = {**NUMBER_DEFAULTS, "maximum": 99.0, "minimumValue": 0.0, "maxim
 
 
 @implements
-class ctkRangeWidget(SpinBoxPart, BoundedPair, interface("ctkRangeWidget")):  # type: ignore[misc]
+class ctkRangeWidget(SpinBoxPart, BoundedPair, interface("ctkRangeWidget", **PAIR_DEFAULTS)):  # type: ignore[misc]
     """Two spin boxes for the ends of a range, with a bar between them."""
-
-    defaults = {**interface("ctkRangeWidget").defaults, **PAIR_DEFAULTS}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
@@ -288,24 +293,18 @@ class ctkRangeWidget(SpinBoxPart, BoundedPair, interface("ctkRangeWidget")):  # 
 
 
 @implements
-class ctkDoubleRangeSlider(BoundedPair, interface("ctkDoubleRangeSlider")):  # type: ignore[misc]
+class ctkDoubleRangeSlider(BoundedPair, interface("ctkDoubleRangeSlider", **PAIR_DEFAULTS)):  # type: ignore[misc]
     """A slider with two handles."""
 
-    defaults = {**interface("ctkDoubleRangeSlider").defaults, **PAIR_DEFAULTS}
-
 
 @implements
-class ctkRangeSlider(BoundedPair, interface("ctkRangeSlider")):  # type: ignore[misc]
+class ctkRangeSlider(BoundedPair, interface("ctkRangeSlider", minimumValue=0, maximumValue=99)):  # type: ignore[misc]
     """A slider with two handles, over integers."""
 
-    defaults = {**interface("ctkRangeSlider").defaults, "minimumValue": 0, "maximumValue": 99}
-
 
 @implements
-class ctkCoordinatesWidget(interface("ctkCoordinatesWidget")):  # type: ignore[misc]
+class ctkCoordinatesWidget(interface("ctkCoordinatesWidget", dimension=3, coordinates="0,0,0", decimals=3)):  # type: ignore[misc]
     """A vector, shown and set as text: "1,2,3"."""
-
-    defaults = {**interface("ctkCoordinatesWidget").defaults, "dimension": 3, "coordinates": "0,0,0", "decimals": 3}
 
     def setCoordinates(self, *values: Any) -> None:
         """As text, or as numbers."""

@@ -197,7 +197,7 @@ class qMRMLTextWidget(interface("qMRMLTextWidget")):  # type: ignore[misc]
         return self.stored("mRMLTextNode")
 
 
-class qMRMLUtils(QtCore.QObject):  # noqa: N801 - the names are Slicer's
+class qMRMLUtils(QtCore.QObject):
     """Conversions between Qt's and VTK's images."""
 
     @staticmethod
@@ -208,7 +208,9 @@ class qMRMLUtils(QtCore.QObject):  # noqa: N801 - the names are Slicer's
 
         picture = image.convertToFormat(QtGui.QImage.Format.Format_RGBA8888)
         height, width = picture.height(), picture.width()
-        pixels = np.frombuffer(picture.constBits(), np.uint8).reshape(height, picture.bytesPerLine() // 4, 4)[::-1, :width]
+        pixels = np.frombuffer(picture.constBits(), np.uint8).reshape(height, picture.bytesPerLine() // 4, 4)[
+            ::-1, :width
+        ]
         target.SetDimensions(width, height, 1)
         target.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(pixels).reshape(-1, 4), deep=True))
         return True

@@ -22,6 +22,16 @@ def segment_ids(node: Any) -> list[str]:
     return list(segmentation.GetSegmentIDs()) if segmentation is not None else []
 
 
+TABLE_DEFAULTS = {
+    "visibilityColumnVisible": True,
+    "colorColumnVisible": True,
+    "opacityColumnVisible": True,
+    "statusColumnVisible": True,
+    "headerVisible": True,
+    "hideSegments": (),
+}
+
+
 class FollowsSegmentation:
     """Observes one segmentation node and calls ``_show`` when its segments change."""
 
@@ -50,17 +60,11 @@ class FollowsSegmentation:
 
 
 @implements
-class qMRMLSegmentsTableView(FollowsSegmentation, interface("qMRMLSegmentsTableView")):  # type: ignore[misc]
+class qMRMLSegmentsTableView(FollowsSegmentation, interface("qMRMLSegmentsTableView", **TABLE_DEFAULTS)):  # type: ignore[misc]
     """One row a segment: visibility, colour, opacity, name."""
 
     HEADERS = ("", "Color", "Opacity", "Name")
     NAME = 3  # column of the name; its cell holds the segment's ID
-    defaults = {
-        **interface("qMRMLSegmentsTableView").defaults,
-        **{f"{column}ColumnVisible": True for column in ("visibility", "color", "opacity", "status")},
-        "headerVisible": True,
-        "hideSegments": (),
-    }
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
@@ -174,7 +178,9 @@ class qMRMLSegmentsTableView(FollowsSegmentation, interface("qMRMLSegmentsTableV
             shown.setCheckState(Qt.CheckState.Checked if visible else Qt.CheckState.Unchecked)
             color = QtWidgets.QTableWidgetItem()
             color.setBackground(QtGui.QColor.fromRgbF(*segment.GetColor()))
-            opacity = QtWidgets.QTableWidgetItem(f"{display.GetSegmentOpacity3D(segment_id):.2f}" if display else "1.00")
+            opacity = QtWidgets.QTableWidgetItem(
+                f"{display.GetSegmentOpacity3D(segment_id):.2f}" if display else "1.00"
+            )
             name = QtWidgets.QTableWidgetItem(segment.GetName())
             name.setData(Qt.ItemDataRole.UserRole, segment_id)
             for column, item in enumerate((shown, color, opacity, name)):
@@ -195,10 +201,10 @@ class qMRMLSegmentsTableView(FollowsSegmentation, interface("qMRMLSegmentsTableV
 
 
 @implements
-class qMRMLSegmentSelectorWidget(FollowsSegmentation, interface("qMRMLSegmentSelectorWidget")):  # type: ignore[misc]
+class qMRMLSegmentSelectorWidget(
+    FollowsSegmentation, interface("qMRMLSegmentSelectorWidget", segmentationNodeSelectorVisible=True)
+):  # type: ignore[misc]
     """A selector of a segmentation node with a selector of one of its segments."""
-
-    defaults = {**interface("qMRMLSegmentSelectorWidget").defaults, "segmentationNodeSelectorVisible": True}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
@@ -266,7 +272,9 @@ class qMRMLSegmentSelectorWidget(FollowsSegmentation, interface("qMRMLSegmentSel
         self._segments.blockSignals(True)
         self._segments.clear()
         for segment_id in ids:
-            self._segments.addItem(self.segmentationNode().GetSegmentation().GetSegment(segment_id).GetName(), segment_id)
+            self._segments.addItem(
+                self.segmentationNode().GetSegmentation().GetSegment(segment_id).GetName(), segment_id
+            )
         self._segments.setCurrentIndex(max(0, self._segments.findData(chosen)) if ids else -1)
         self._segments.blockSignals(False)
         if self.currentSegmentID() != chosen:

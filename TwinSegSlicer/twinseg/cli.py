@@ -46,6 +46,7 @@ Model = Annotated[Path | None, typer.Option(help="Model file; without it the tas
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, a fault exit code 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what is wrong with a file is told in one line
     try:
         app()
     except InputError as error:

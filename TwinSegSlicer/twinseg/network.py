@@ -81,9 +81,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, in_channels: int, out_channels: int, strides: tuple[Triple, ...]) -> NetworkConfig:
-    """The configuration of a preset: `small` trains on two cores, `base` wants a GPU."""
+    """The configuration of a preset: `small` trains on two cores, `base` wants a GPU. InputError for any other."""
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+    if len(strides) != (levels := len(PRESETS[name]["channels"])):
+        raise InputError(f"preset {name} has {levels} levels, but the task names {len(strides)} strides; name {levels}")
     return NetworkConfig(in_channels=in_channels, out_channels=out_channels, strides=strides, **PRESETS[name])
 
 

@@ -20,7 +20,8 @@ def slices_picture(
     """PNG of the three planes through the middle of the largest labelled slice.
 
     Outlines: what was predicted in the labels' colours, the reference dashed in white. All volumes on one grid; the
-    planes are drawn as a radiologist sees them (the patient's right on the left of the picture), in true proportions.
+    planes are drawn as a radiologist (and Slicer) sees them, the patient's right, or from the side the front, on the left
+    of the picture, in true proportions.
     """
     from matplotlib.figure import Figure
 
@@ -40,8 +41,7 @@ def slices_picture(
             _outline(axes, _slice(drawn == label.value, axis, centre), np.array(label.color) / 255, "solid")
         if truth is not None:
             _outline(axes, _slice(truth > 0, axis, centre), "white", "dashed")
-        if axis != 0:
-            axes.invert_xaxis()
+        axes.invert_xaxis()
         axes.set_title(name, color="white", fontsize=9)
         axes.set_axis_off()
     if title:

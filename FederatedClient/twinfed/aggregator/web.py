@@ -31,6 +31,7 @@ from twinfed import __version__
 from twinfed.wire import Refusal
 from twinfed.wire.errors import shown
 
+from .accounts import Accounts
 from .page import render_metrics, render_page
 from .rounds import Federation
 from .uploads import HASH, Uploads, disk_full
@@ -79,6 +80,17 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
+def known_site(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    """The site whose token came with the request."""
+    if credentials is None:
+        raise Refusal("no-token", "No token was sent.", "Send Authorization: Bearer TOKEN.", 401)
+    accounts: Accounts = request.app.state.accounts
+    return accounts.recognise(credentials.credentials)
+
+
+Site = Annotated[str, Depends(known_site)]
+
+
 def make_app(federation: Federation) -> FastAPI:
     """The web application of a federation; it also looks twice a second at what is due."""
     uploads = Uploads(federation)
@@ -98,15 +110,9 @@ def make_app(federation: Federation) -> FastAPI:
         redoc_url=None,
         responses=REFUSALS,
     )
+    app.state.accounts = federation.accounts
     app.add_middleware(_BodyLimit)
     _add_error_answers(app)
-
-    def site(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
-        if credentials is None:
-            raise Refusal("no-token", "No token was sent.", "Send Authorization: Bearer TOKEN.", 401)
-        return federation.accounts.recognise(credentials.credentials)
-
-    Site = Annotated[str, Depends(site)]
 
     @app.get("/health")
     def health() -> dict[str, Any]:

@@ -61,5 +61,5 @@ def test_connections_between_widgets(slicer_host, tmp_path):
 def test_a_missing_file_is_named(slicer_host, tmp_path):
     import slicer
 
-    with pytest.raises(RuntimeError, match="missing.ui"):
+    with pytest.raises(RuntimeError, match=r"missing\.ui"):
         slicer.util.loadUI(str(tmp_path / "missing.ui"))

@@ -14,11 +14,18 @@ def ctk(slicer_host):
 
 def test_every_class_of_the_description_can_be_made(slicer_host):
     import qt
+
     from SlicerHost.widget_api import known_classes
 
     for name, cls in known_classes(("ctk", "qMRML", "qSlicer")).items():
-        needs_arguments = name in ("qSlicerLayoutManager", "qSlicerModuleSelectorToolBar", "qSlicerScriptedLoadableModule",
-                                   "qSlicerScriptedLoadableModuleWidget", "qSlicerMainWindow", "qSlicerModuleManager")
+        needs_arguments = name in (
+            "qSlicerLayoutManager",
+            "qSlicerModuleSelectorToolBar",
+            "qSlicerScriptedLoadableModule",
+            "qSlicerScriptedLoadableModuleWidget",
+            "qSlicerMainWindow",
+            "qSlicerModuleManager",
+        )
         if needs_arguments or issubclass(cls, qt.QHeaderView) or name == "qMRMLSliceControllerWidget":
             continue
         widget = cls()
@@ -57,9 +64,11 @@ def test_a_collapsed_button_hides_its_contents(ctk):
     layout.addRow(hidden)
     hidden.hide()
     button.collapsed = True
-    assert shown.isHidden() and not button.checked
+    assert shown.isHidden()
+    assert not button.checked
     button.collapsed = False
-    assert not shown.isHidden() and hidden.isHidden()
+    assert not shown.isHidden()
+    assert hidden.isHidden()
 
 
 def test_a_path_edit_tells_its_path_and_whether_it_is_valid(ctk, tmp_path):
@@ -121,7 +130,8 @@ def test_the_first_node_is_chosen_unless_none_is_allowed(selector):
     assert got == [first]
     selector.noneEnabled = True
     selector.setCurrentNode(None)
-    assert selector.currentNode() is None and selector.currentNodeID == ""
+    assert selector.currentNode() is None
+    assert selector.currentNodeID == ""
 
 
 def test_a_node_that_comes_later_is_not_chosen_where_one_can_be_created(selector):
@@ -156,7 +166,8 @@ def test_the_list_is_filtered_by_class_attribute_and_visibility(selector):
     selector.showChildNodeTypes = False
     assert selector.nodes() == [volume]
     selector.addAttribute("vtkMRMLScalarVolumeNode", "Modality", "MR")
-    assert selector.nodes() == [] and selector.currentNode() is None
+    assert selector.nodes() == []
+    assert selector.currentNode() is None
     volume.SetAttribute("Modality", "MR")
     assert selector.nodes() == [volume]
 
@@ -168,7 +179,9 @@ def test_add_rename_and_remove(selector, slicer_host):
     added = []
     selector.nodeAddedByUser.connect(added.append)
     node = selector.addNode()
-    assert added == [node] and selector.currentNode() is node and node.GetName() == "Result"
+    assert added == [node]
+    assert selector.currentNode() is node
+    assert node.GetName() == "Result"
     with slicer_host.dialogs.answer("Rename", ("Better", True)):
         selector.renameCurrentNode()
     assert node.GetName() == "Better"
@@ -275,7 +288,7 @@ def test_data_nodes_have_an_item_in_the_subject_hierarchy(slicer_host):
 def test_an_inert_widget_keeps_properties_and_tells_changes(slicer_host):
     import slicer
 
-    widget = slicer.qMRMLVolumeThresholdWidget()
+    widget = slicer.qMRMLSequenceBrowserSeekWidget()
     widget.setMRMLScene(slicer.mrmlScene)
     assert widget.mrmlScene() is slicer.mrmlScene
     with pytest.raises(AttributeError):

@@ -58,7 +58,9 @@ class Room:
             self.federation.accounts.add(name)
             self.federation.accounts.register(name, samples)
 
-    def update(self, site: str, seed: int, change: dict[str, NDArray[np.float32]] | None = None, **options: Any) -> Path:
+    def update(
+        self, site: str, seed: int, change: dict[str, NDArray[np.float32]] | None = None, /, **options: Any
+    ) -> Path:
         """Write the update of a site for the round that is open."""
         current = self.federation.instructions(site)
         facts = {"federation": "trial", "round": current["round"], "site": site, "base": current["base"]}

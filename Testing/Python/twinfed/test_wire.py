@@ -37,7 +37,9 @@ from twinfed.wire.compression import CodedTensor, decode, encode
 
 HEADER = Header(federation="trial", round=1, site="s1", base="0" * 64, report=Report(samples=4))
 FLOATS = st.floats(-1e3, 1e3, width=32)
-TENSORS = arrays(np.float32, st.one_of(st.just((0,)), st.tuples(st.integers(1, 40), st.integers(1, 9))), elements=FLOATS)
+TENSORS = arrays(
+    np.float32, st.one_of(st.just((0,)), st.tuples(st.integers(1, 40), st.integers(1, 9))), elements=FLOATS
+)
 STAGES = st.builds(
     Compression,
     keep=st.sampled_from([1.0, 0.5, 0.1, 0.001]),

@@ -158,11 +158,11 @@ def test_a_whole_brats_case_takes_under_two_seconds() -> None:
     prediction = np.roll(reference, (4, 3, 2), axis=(0, 1, 2))
     prediction[:3, :3, :3] = 3  # a false positive in the far corner makes the box the whole brain's
     segmentation_metrics(prediction[:50], reference[:50], TASK, (1, 1, 1))  # imports MONAI
-    start = time.perf_counter()
+    start = time.process_time()
 
     segmentation_metrics(prediction, reference, TASK, (1, 1, 1))
 
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_summary_leaves_undefined_values_out_and_tells_how_many_count() -> None:

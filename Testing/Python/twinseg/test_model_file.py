@@ -132,7 +132,7 @@ def test_card_is_read_in_milliseconds_and_without_torch(tmp_path: Path) -> None:
     config = NetworkConfig(in_channels=4, out_channels=4, channels=(8, 16), strides=((2, 2, 2),) * 2, embedding=96)
     save_model(path, build_network(config).state_dict(), task=TASK, network=config.to_dict(), provenance={})
     code = (
-        "import sys; from twinseg.model_file import read_card; from time import perf_counter as now; start = now();"
+        "import sys; from twinseg.model_file import read_card; from time import process_time as now; start = now();"
         "card = read_card(sys.argv[1]); print(now() - start, 'torch' in sys.modules, card.parameters)"
     )
 
@@ -253,11 +253,11 @@ def test_header_bombs_are_refused_before_they_are_read(tmp_path: Path) -> None:
     with open(path, "wb") as file:  # sparse: 90 MB of header that take no room
         file.write(struct.pack("<Q", 90_000_000))
         file.truncate(90_000_008)
-    start = time.perf_counter()
+    start = time.process_time()
 
     fault(path, read_card)
 
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
     path.write_bytes(struct.pack("<Q", 2**63) + b"{}")
     fault(path, read_card)
 

@@ -147,9 +147,7 @@ def test_the_small_preset_fits_in_8_mb(tmp_path: Path, glioma: Task) -> None:
 
 def test_a_model_file_gives_the_same_network_back(tmp_path: Path, glioma: Task) -> None:
     network = build_network(TINY).eval()
-    save_model(
-        tmp_path / "m.safetensors", network.state_dict(), task=glioma, network=TINY.to_dict(), provenance={}
-    )
+    save_model(tmp_path / "m.safetensors", network.state_dict(), task=glioma, network=TINY.to_dict(), provenance={})
 
     model = load_model(tmp_path / "m.safetensors")
     again = build_network(NetworkConfig.from_dict(model.card.network)).eval()
@@ -184,6 +182,11 @@ def test_a_contradictory_configuration_is_refused(change: dict, fault: str) -> N
 def test_an_unknown_preset_is_bad_input() -> None:
     with pytest.raises(InputError, match="'huge' is unknown; use one of small, base"):
         preset("huge", 1, 2, ((2, 2, 2),) * 4)
+
+
+def test_a_preset_for_another_number_of_strides_is_bad_input() -> None:
+    with pytest.raises(InputError, match="small has 4 levels, but the task names 2 strides"):
+        preset("small", 1, 2, ((2, 2, 2),) * 2)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -174,9 +174,7 @@ def test_a_stopped_training_goes_on_in_the_same_process_too(toy: Task) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 def test_loader_processes_do_not_change_the_training(toy: Task) -> None:
-    alone, helped = (
-        trainer(toy, TrainingConfig(epochs=2, validations=1, loader_processes=count)) for count in (0, 2)
-    )
+    alone, helped = (trainer(toy, TrainingConfig(epochs=2, validations=1, loader_processes=count)) for count in (0, 2))
 
     alone.run()
     helped.run()

@@ -1,7 +1,7 @@
 """The sample data registry: modules register their samples here. The host downloads nothing unless a test allows it.
 
-``SampleDataLogic.downloadSample("MRHead")`` gives a small synthetic volume of that name in place of Slicer's samples, so
-that a module's self-test has something to work on.
+``SampleDataLogic.downloadSample("MRHead")`` gives a small synthetic volume of that name in place of Slicer's samples,
+so that a module's self-test has something to work on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import slicer
 
 # Slicer's well-known samples -> shape (slices, rows, columns) and spacing (mm) of the stand-in.
@@ -81,7 +80,7 @@ class SampleDataLogic:
         return next((s for sources in registered.values() for s in sources if s.sampleName == sampleName), None)
 
     def downloadFromSource(self, source: SampleDataSource, maximumAttemptsCount: int = 1) -> list[Any]:
-        """Load a sample: by its own downloader, from its files (``file:`` addresses and the cache only), or a stand-in."""
+        """Load a sample: by its own downloader, from files (``file:`` addresses and the cache only), or a stand-in."""
         if source.customDownloader is not None:
             return [source.customDownloader(source)]
         nodes = []

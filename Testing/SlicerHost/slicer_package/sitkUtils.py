@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import SimpleITK as sitk
-
 import slicer
 
 
@@ -34,7 +33,9 @@ def PushVolumeToSlicer(
     className: str = "vtkMRMLScalarVolumeNode",
 ) -> Any:
     """A SimpleITK image into a volume node, a new one unless it is given."""
-    node = targetNode or slicer.mrmlScene.AddNewNodeByClass(className, slicer.mrmlScene.GenerateUniqueName(name or "Volume"))
+    node = targetNode or slicer.mrmlScene.AddNewNodeByClass(
+        className, slicer.mrmlScene.GenerateUniqueName(name or "Volume")
+    )
     slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(sitkimage))
     flip = (-1.0, -1.0, 1.0)
     rows = [sitkimage.GetDirection()[start : start + 3] for start in (0, 3, 6)]

@@ -10,11 +10,15 @@ from typing import Any
 
 import ctk
 import qt
-
 import slicer
 from slicer.i18n import tr as _
 
-__all__ = ["ScriptedLoadableModule", "ScriptedLoadableModuleLogic", "ScriptedLoadableModuleTest", "ScriptedLoadableModuleWidget"]
+__all__ = [
+    "ScriptedLoadableModule",
+    "ScriptedLoadableModuleLogic",
+    "ScriptedLoadableModuleTest",
+    "ScriptedLoadableModuleWidget",
+]
 
 
 def _name_without(suffix: str, instance: Any) -> str:
@@ -46,7 +50,9 @@ class ScriptedLoadableModule:
 
     def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
         """A paragraph of HTML that links to the module's documentation."""
-        url = slicer.app.documentationBaseUrl + docPage if docPage else slicer.app.moduleDocumentationUrl(self.moduleName)
+        url = (
+            slicer.app.documentationBaseUrl + docPage if docPage else slicer.app.moduleDocumentationUrl(self.moduleName)
+        )
         return f'<p><a href="{url}">{_("Online documentation")}</a></p>'
 
     def runTest(self, msec: int = 100, **options: Any) -> None:

@@ -19,7 +19,7 @@ def translate(context: str, text: str) -> str:
 
 @cache
 def getContext(sourceFile: str) -> str:
-    """The translation context of a source file: ``File``, or ``Package.File`` where an ``__init__.py`` lies beside it."""
+    """The context of a source file: ``File``, or ``Package.File`` where an ``__init__.py`` lies beside it."""
     path = Path(sourceFile)
     name = path.stem if path.suffix == ".py" else path.name
     return f"{path.parent.name}.{name}" if (path.parent / "__init__.py").is_file() else name

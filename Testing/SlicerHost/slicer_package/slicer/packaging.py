@@ -1,7 +1,7 @@
 """Python packages that a module needs: check them, and install them when the user agrees.
 
-As Slicer's ``slicer.packaging``. In the host, nothing is ever installed unless a test allows it (``allow_installation``):
-a request to install is written down in ``installation_requests``, and fails.
+As Slicer's ``slicer.packaging``. In the host, nothing is ever installed unless a test allows it
+(``allow_installation``): a request to install is written down in ``installation_requests``, and fails.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-
 import slicer.util
+from packaging.requirements import InvalidRequirement, Requirement
 from slicer.i18n import tr as _
 
 if sys.version_info >= (3, 11):

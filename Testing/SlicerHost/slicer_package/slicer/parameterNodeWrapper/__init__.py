@@ -4,11 +4,12 @@ Written from Slicer's documentation of the feature; values are stored in the nod
 back and forth between the two.
 """
 
-from .annotations import *
-from .guiConnectors import *
-from .guiCreation import *
-from .parameterPack import *
-from .serializers import *
-from .containers import *
-from .types import *
-from .wrapper import *
+from .annotations import *  # noqa: F403
+from .containers import *  # noqa: F403
+from .guiConnectors import *  # noqa: F403
+from .guiCreation import *  # noqa: F403
+from .parameterPack import *  # noqa: F403
+from .serializers import *  # noqa: F403
+from .types import *  # noqa: F403
+from .unions import *  # noqa: F403
+from .wrapper import *  # noqa: F403

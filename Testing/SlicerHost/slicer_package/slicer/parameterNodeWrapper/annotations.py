@@ -10,10 +10,28 @@ from typing import Annotated, Any
 import slicer
 
 __all__ = [
-    "Choice", "Decimals", "Default", "Exclude", "IsInstance", "IsNone", "Label", "Maximum", "Minimum", "NotNone",
-    "RangeBounds", "SingleStep", "Validator", "WithinRange", "extractDefault", "extractValidators", "findFirstAnnotation",
-    "getNodeTypes", "isNodeOrUnionOfNodes", "splitAnnotations", "unannotatedType",
-]  # fmt: skip
+    "Choice",
+    "Decimals",
+    "Default",
+    "Exclude",
+    "IsInstance",
+    "IsNone",
+    "Label",
+    "Maximum",
+    "Minimum",
+    "NotNone",
+    "RangeBounds",
+    "SingleStep",
+    "Validator",
+    "WithinRange",
+    "extractDefault",
+    "extractValidators",
+    "findFirstAnnotation",
+    "getNodeTypes",
+    "isNodeOrUnionOfNodes",
+    "splitAnnotations",
+    "unannotatedType",
+]
 
 
 class Default:
@@ -57,14 +75,14 @@ def _refuse_unless(allowed: bool, message: str) -> None:
 class IsNone(Validator):
     """Only None."""
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value is None, f"{value!r} must be None")
 
 
 class NotNone(Validator):
     """Anything but None."""
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value is not None, "The value must not be None")
 
 
@@ -74,7 +92,7 @@ class IsInstance(Validator):
     def __init__(self, classtype: Any):
         self.classtype = classtype
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         if value is not None and not isinstance(value, self.classtype):
             raise TypeError(f"{value!r} is of type {type(value).__name__}, and must be {self.classtype}")
 
@@ -85,7 +103,7 @@ class WithinRange(Validator):
     def __init__(self, minimum: Any, maximum: Any):
         self.minimum, self.maximum = minimum, maximum
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(self.minimum <= value <= self.maximum, f"{value} is not within {self.minimum} to {self.maximum}")
 
 
@@ -95,7 +113,7 @@ class Minimum(Validator):
     def __init__(self, minimum: Any):
         self.minimum = minimum
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value >= self.minimum, f"{value} is less than {self.minimum}")
 
 
@@ -105,7 +123,7 @@ class Maximum(Validator):
     def __init__(self, maximum: Any):
         self.maximum = maximum
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value <= self.maximum, f"{value} is more than {self.maximum}")
 
 
@@ -115,7 +133,7 @@ class Choice(Validator):
     def __init__(self, choices: Any):
         self.choices = choices
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value in self.choices, f"{value!r} is none of {self.choices}")
 
 
@@ -125,7 +143,7 @@ class Exclude(Validator):
     def __init__(self, excludedValues: Any):
         self.excludedValues = excludedValues
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         _refuse_unless(value not in self.excludedValues, f"{value!r} is excluded")
 
 
@@ -135,7 +153,7 @@ class RangeBounds(Validator):
     def __init__(self, minimum: Any, maximum: Any):
         self.minimum, self.maximum = minimum, maximum
 
-    def validate(self, value: Any) -> None:  # noqa: D102
+    def validate(self, value: Any) -> None:
         inside = self.minimum <= value.minimum and value.maximum <= self.maximum
         _refuse_unless(inside, f"{value} is not within {self.minimum} to {self.maximum}")
 

@@ -1,4 +1,4 @@
-"""Lists, tuples, dictionaries and unions in a parameter node. An element is kept under ``name.index``.
+"""Lists, tuples and dictionaries in a parameter node. An element is kept under ``name.index``.
 
 A list or dictionary that was read is observed: changing it writes it to the node.
 """
@@ -6,7 +6,6 @@ A list or dictionary that was read is observed: changing it writes it to the nod
 from __future__ import annotations
 
 import collections.abc
-import importlib
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +13,14 @@ from typing import Any
 
 from slicer.util import NodeModify
 
-from .annotations import IsNone, is_union
 from .serializers import (
     NumberSerializer,
     Serializer,
-    StringSerializer,
-    ValidatedSerializer,
     createSerializerFromAnnotatedType,
     parameterNodeSerializer,
 )
 
-__all__ = [
-    "AnySerializer", "DictSerializer", "ListSerializer", "NoneSerializer", "ObservedDict", "ObservedList",
-    "TupleSerializer", "UnionSerializer",
-]  # fmt: skip
+__all__ = ["DictSerializer", "ListSerializer", "ObservedDict", "ObservedList", "TupleSerializer"]
 
 
 @contextmanager
@@ -129,30 +122,30 @@ class ListSerializer(Serializer):
         self._length = NumberSerializer(int)
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ is list or typing.get_origin(type_) is list
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ListSerializer(createSerializerFromAnnotatedType((typing.get_args(type_) or (Any,))[0]))
 
-    def default(self) -> list[Any]:  # noqa: D102
+    def default(self) -> list[Any]:
         return []
 
     def _len(self, node: Any, name: str) -> int:
         return self._length.read(node, f"{name}.len") if self.isIn(node, name) else 0
 
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
+    def isIn(self, parameterNode: Any, name: str) -> bool:
         return self._length.isIn(parameterNode, f"{name}.len")
 
     def plain(self, node: Any, name: str) -> list[Any]:
         """The elements in a plain list."""
         return [self._element.read(node, f"{name}.{index}") for index in range(self._len(node, name))]
 
-    def read(self, parameterNode: Any, name: str) -> ObservedList:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> ObservedList:
         return ObservedList(parameterNode, self, name, self.plain(parameterNode, name))
 
-    def write(self, parameterNode: Any, name: str, values: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, values: Any) -> None:
         values = list(values)
         with restoring(self, parameterNode, name):
             surplus = range(len(values), self._len(parameterNode, name))
@@ -162,13 +155,13 @@ class ListSerializer(Serializer):
             for index in surplus:
                 self._element.remove(parameterNode, f"{name}.{index}")
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         with NodeModify(parameterNode):
             for index in range(self._len(parameterNode, name)):
                 self._element.remove(parameterNode, f"{name}.{index}")
             self._length.remove(parameterNode, f"{name}.len")
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return self._element.supportsCaching()
 
 
@@ -180,17 +173,17 @@ class TupleSerializer(Serializer):
         self._serializers = list(serializers)
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return typing.get_origin(type_) is tuple
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return TupleSerializer([createSerializerFromAnnotatedType(kind) for kind in typing.get_args(type_)])
 
-    def default(self) -> tuple[Any, ...]:  # noqa: D102
+    def default(self) -> tuple[Any, ...]:
         return tuple(serializer.default() for serializer in self._serializers)
 
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
+    def isIn(self, parameterNode: Any, name: str) -> bool:
         return self._serializers[0].isIn(parameterNode, f"{name}.0")
 
     def plain(self, node: Any, name: str) -> tuple[Any, ...]:
@@ -199,7 +192,7 @@ class TupleSerializer(Serializer):
 
     read = plain
 
-    def write(self, parameterNode: Any, name: str, values: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, values: Any) -> None:
         values = tuple(values)
         if len(values) != len(self._serializers):
             raise ValueError(f"{len(values)} values for a tuple of {len(self._serializers)}")
@@ -207,12 +200,12 @@ class TupleSerializer(Serializer):
             for index, (serializer, value) in enumerate(zip(self._serializers, values, strict=True)):
                 serializer.write(parameterNode, f"{name}.{index}", value)
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         with NodeModify(parameterNode):
             for index, serializer in enumerate(self._serializers):
                 serializer.remove(parameterNode, f"{name}.{index}")
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return all(serializer.supportsCaching() for serializer in self._serializers)
 
 
@@ -249,6 +242,13 @@ class ObservedDict(collections.abc.MutableMapping):
         """All at once."""
         self._save({**self._items, **dict(*arguments, **options)})
 
+    def popitem(self) -> tuple[Any, Any]:
+        """Take out the entry that came last, as dict.popitem does."""
+        if not self._items:
+            raise KeyError("popitem(): the dictionary is empty")
+        key = next(reversed(self._items))
+        return key, self.pop(key)
+
     def clear(self) -> None:
         """Leave it empty."""
         self._save({})
@@ -284,161 +284,32 @@ class DictSerializer(Serializer):
         self._pairs = ListSerializer(TupleSerializer([keySerializer, valueSerializer]))
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ is dict or typing.get_origin(type_) is dict
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         key, value = typing.get_args(type_) or (Any, Any)
         return DictSerializer(createSerializerFromAnnotatedType(key), createSerializerFromAnnotatedType(value))
 
-    def default(self) -> dict[Any, Any]:  # noqa: D102
+    def default(self) -> dict[Any, Any]:
         return {}
 
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
+    def isIn(self, parameterNode: Any, name: str) -> bool:
         return self._pairs.isIn(parameterNode, name)
 
     def plain(self, node: Any, name: str) -> dict[Any, Any]:
         """The entries in a plain dictionary."""
         return dict(self._pairs.plain(node, name))
 
-    def read(self, parameterNode: Any, name: str) -> ObservedDict:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> ObservedDict:
         return ObservedDict(parameterNode, self, name, self.plain(parameterNode, name))
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         self._pairs.write(parameterNode, name, value.items())
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         self._pairs.remove(parameterNode, name)
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return self._pairs.supportsCaching()
-
-
-@parameterNodeSerializer
-class NoneSerializer(Serializer):
-    """None, as a member of a union."""
-
-    @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
-        return type_ is type(None)
-
-    @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
-        return ValidatedSerializer(NoneSerializer(), [IsNone()])
-
-    def default(self) -> None:  # noqa: D102
-        return None
-
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
-        parameterNode.SetParameter(name, "True")
-
-    def read(self, parameterNode: Any, name: str) -> None:  # noqa: D102
-        return None
-
-    def supportsCaching(self) -> bool:  # noqa: D102
-        return True
-
-
-@parameterNodeSerializer
-class UnionSerializer(Serializer):
-    """Union[A, B] and Optional[A]: the value is under ``name.index`` of the member that took it."""
-
-    def __init__(self, serializers: Any):
-        self._members = [ValidatedSerializer(serializer, []) for serializer in serializers]
-
-    @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
-        return is_union(type_)
-
-    @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
-        return UnionSerializer([createSerializerFromAnnotatedType(kind) for kind in typing.get_args(type_)])
-
-    def default(self) -> Any:  # noqa: D102
-        is_optional = len(self._members) == 2 and isinstance(self._members[1].serializer, NoneSerializer)
-        return None if is_optional else self._members[0].default()
-
-    def _stored(self, node: Any, name: str) -> tuple[int, Any] | None:
-        found = ((i, member) for i, member in enumerate(self._members) if member.isIn(node, f"{name}.{i}"))
-        return next(found, None)
-
-    def _member_for(self, value: Any) -> tuple[int, Any]:
-        refusal: Exception = TypeError(f"No member of the union takes {value!r} of type {type(value).__name__}")
-        for index, member in enumerate(self._members):
-            if member.serializer.canSerialize(type(value)):
-                try:
-                    member.validate(value)
-                    return index, member
-                except (TypeError, ValueError) as error:
-                    refusal = error
-        raise refusal
-
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
-        return self._stored(parameterNode, name) is not None
-
-    def plain(self, node: Any, name: str) -> Any:
-        """The value."""
-        stored = self._stored(node, name)
-        if stored is None:
-            raise KeyError(f"{name} is not in the parameter node")
-        return stored[1].read(node, f"{name}.{stored[0]}")
-
-    read = plain
-
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
-        index, member = self._member_for(value)
-        with restoring(self, parameterNode, name):
-            self.remove(parameterNode, name)
-            member.write(parameterNode, f"{name}.{index}", value)
-
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
-        with NodeModify(parameterNode):
-            for index, member in enumerate(self._members):
-                member.remove(parameterNode, f"{name}.{index}")
-
-    def supportsCaching(self) -> bool:  # noqa: D102
-        return all(member.supportsCaching() for member in self._members)
-
-
-@parameterNodeSerializer
-class AnySerializer(Serializer):
-    """typing.Any: the value's class is kept beside it, so it must be one that a module defines at its top level."""
-
-    def __init__(self) -> None:
-        self._type = TupleSerializer([StringSerializer(), StringSerializer()])
-
-    @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
-        return type_ is Any
-
-    @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
-        return AnySerializer()
-
-    def default(self) -> None:  # noqa: D102
-        return None
-
-    def _value_serializer(self, node: Any, name: str) -> Any:
-        module, class_name = self._type.read(node, f"{name}.type")
-        kind = type(None) if class_name == "NoneType" else getattr(importlib.import_module(module), class_name)
-        return createSerializerFromAnnotatedType(kind)
-
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
-        return self._type.isIn(parameterNode, f"{name}.type")
-
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
-        kind = type(value)
-        serializer = createSerializerFromAnnotatedType(kind)
-        with NodeModify(parameterNode):
-            self.remove(parameterNode, name)
-            serializer.write(parameterNode, f"{name}.value", value)
-            self._type.write(parameterNode, f"{name}.type", (kind.__module__, kind.__name__))
-
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
-        return self._value_serializer(parameterNode, name).read(parameterNode, f"{name}.value")
-
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
-        if self.isIn(parameterNode, name):
-            self._value_serializer(parameterNode, name).remove(parameterNode, f"{name}.value")
-            self._type.remove(parameterNode, f"{name}.type")

@@ -8,7 +8,6 @@ from typing import Any
 
 import ctk
 import qt
-
 import slicer
 
 from .annotations import (
@@ -95,7 +94,11 @@ def _wrapper_widget(datatype: Any) -> Any:
 
 # What a type must be, how well the widget shows it, and the widget; the first that fits is the best.
 OWN_CREATORS: tuple[tuple[Callable[[Any, Any], Any], int, Callable[[Any], Any]], ...] = (
-    (lambda kind, notes: findFirstAnnotation(notes, Choice) and kind in (int, float, str, bool), 90, lambda _: qt.QComboBox()),
+    (
+        lambda kind, notes: findFirstAnnotation(notes, Choice) and kind in (int, float, str, bool),
+        90,
+        lambda _: qt.QComboBox(),
+    ),
     (lambda kind, notes: _is_enum(kind), 90, lambda _: qt.QComboBox()),
     (lambda kind, notes: kind is float and _is_bounded(notes), 85, lambda _: ctk.ctkSliderWidget()),
     (lambda kind, notes: kind is float, 85, lambda _: qt.QDoubleSpinBox()),

@@ -79,7 +79,7 @@ def field_type(fields: dict[str, ParameterInfo], owner: Any, name: str) -> Any:
 
 
 def _attribute(name: str) -> str:
-    return f"_parameterPack_{name}_value"
+    return f"_parameterPack_{name}_impl"
 
 
 def _make_property(name: str) -> property:
@@ -116,7 +116,11 @@ def _get_value(self: Any, name: str) -> Any:
     _check_name(self, name)
     top, _, rest = name.partition(".")
     value = getattr(self, top)
-    return value.getValue(rest) if rest else value
+    if not rest:
+        return value
+    if not isParameterPack(value):
+        raise ValueError(f"{top} is not a parameter pack, so it has no {rest!r}")
+    return value.getValue(rest)
 
 
 def _set_value(self: Any, name: str, value: Any) -> None:
@@ -161,8 +165,8 @@ def _make_pack(cls: type) -> type:
     if not fields:
         raise ValueError(f"{cls.__name__} has no typed fields, so it is no parameter pack")
     for name, field in fields.items():
-        if _attribute(name) in fields or _attribute(name) in vars(cls):
-            raise ValueError(f"{cls.__name__}: the name {_attribute(name)!r} is reserved")
+        if name.startswith("_parameterPack_") or _attribute(name) in vars(cls):
+            raise ValueError(f"{cls.__name__}: names that start with _parameterPack_ are reserved")
         try:
             field.serializer.validate(field.default())
         except (TypeError, ValueError) as error:
@@ -235,21 +239,21 @@ class ParameterPackSerializer(Serializer):
         self.type = type_
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return isParameterPack(type_)
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(ParameterPackSerializer(type_), [NotNone(), IsInstance(type_)])
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return self.type()
 
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
+    def isIn(self, parameterNode: Any, name: str) -> bool:
         first = next(iter(self.type.allParameters.values()))
         return first.serializer.isIn(parameterNode, f"{name}.{first.basename}")
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         with NodeModify(parameterNode):
             for key, field in self.type.allParameters.items():
                 field.serializer.write(parameterNode, f"{name}.{key}", getattr(value, _attribute(key)))
@@ -257,7 +261,7 @@ class ParameterPackSerializer(Serializer):
     def _values(self, node: Any, name: str) -> dict[str, Any]:
         return {key: field.serializer.read(node, f"{name}.{key}") for key, field in self.type.allParameters.items()}
 
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> Any:
         def save(pack: Any) -> None:
             with NodeModify(parameterNode):
                 self.write(parameterNode, name, pack)
@@ -266,9 +270,9 @@ class ParameterPackSerializer(Serializer):
 
         return _observed_class(self.type)(save, self._values(parameterNode, name))
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         for key, field in self.type.allParameters.items():
             field.serializer.remove(parameterNode, f"{name}.{key}")
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return all(field.serializer.supportsCaching() for field in self.type.allParameters.values())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
-
 import slicer
 
 from .annotations import IsInstance, NotNone, Validator, extractValidators, splitAnnotations
@@ -88,23 +87,23 @@ class ValidatedSerializer(Serializer):
         for validator in self.validators:
             validator.validate(value)
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         self.validate(value)
         self.serializer.write(parameterNode, name, value)
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return self.serializer.default()
 
-    def isIn(self, parameterNode: Any, name: str) -> bool:  # noqa: D102
+    def isIn(self, parameterNode: Any, name: str) -> bool:
         return self.serializer.isIn(parameterNode, name)
 
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> Any:
         return self.serializer.read(parameterNode, name)
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         self.serializer.remove(parameterNode, name)
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return self.serializer.supportsCaching()
 
 
@@ -158,13 +157,13 @@ class _TextSerializer(Serializer):
     to_text: Callable[[Any], str] = staticmethod(str)
     from_text: Callable[[str], Any] = staticmethod(str)
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         parameterNode.SetParameter(name, self.to_text(value))
 
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> Any:
         return self.from_text(parameterNode.GetParameter(name))
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return True
 
 
@@ -176,15 +175,15 @@ class NumberSerializer(_TextSerializer):
         self.from_text = type
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ in (int, float)
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         accepted = (int, float) if type_ is float else int
         return ValidatedSerializer(NumberSerializer(type_), [NotNone(), IsInstance(accepted)])
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return 0
 
 
@@ -193,14 +192,14 @@ class StringSerializer(_TextSerializer):
     """str."""
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ is str
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(StringSerializer(), [NotNone(), IsInstance(str)])
 
-    def default(self) -> str:  # noqa: D102
+    def default(self) -> str:
         return ""
 
 
@@ -212,14 +211,14 @@ class PathSerializer(_TextSerializer):
         self.from_text = pathtype
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ in PATH_TYPES
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(PathSerializer(type_), [NotNone(), IsInstance(type_)])
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return self.from_text("")
 
 
@@ -231,14 +230,14 @@ class BoolSerializer(_TextSerializer):
     to_text = staticmethod(lambda value: "True" if value else "False")
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ is bool
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(BoolSerializer(), [NotNone(), IsInstance(bool)])
 
-    def default(self) -> bool:  # noqa: D102
+    def default(self) -> bool:
         return False
 
 
@@ -252,14 +251,14 @@ class EnumSerializer(_TextSerializer):
         self.to_text = lambda member: member.name
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return isinstance(type_, type) and issubclass(type_, enum.Enum)
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(EnumSerializer(type_), [NotNone(), IsInstance(type_)])
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return next(iter(self.enumtype))
 
 
@@ -268,28 +267,28 @@ class NodeSerializer(Serializer):
     """A node of the scene, or None, as a node reference. An empty parameter of the same name marks that it was set."""
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return isinstance(type_, type) and issubclass(type_, slicer.vtkMRMLNode)
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(NodeSerializer(), [IsInstance(type_)])
 
-    def default(self) -> None:  # noqa: D102
+    def default(self) -> None:
         return None
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         parameterNode.SetParameter(name, "")
         parameterNode.SetNodeReferenceID(name, value.GetID() if value is not None else None)
 
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> Any:
         return parameterNode.GetNodeReference(name)
 
-    def remove(self, parameterNode: Any, name: str) -> None:  # noqa: D102
+    def remove(self, parameterNode: Any, name: str) -> None:
         parameterNode.UnsetParameter(name)
         parameterNode.RemoveNodeReferenceIDs(name)
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return True
 
 
@@ -319,21 +318,21 @@ class QColorSerializer(Serializer):
     """A colour, as "#aarrggbb"."""
 
     @staticmethod
-    def canSerialize(type_: Any) -> bool:  # noqa: D102
+    def canSerialize(type_: Any) -> bool:
         return type_ is qt.QColor
 
     @staticmethod
-    def create(type_: Any) -> Any:  # noqa: D102
+    def create(type_: Any) -> Any:
         return ValidatedSerializer(QColorSerializer(), [NotNone(), IsInstance(qt.QColor)])
 
-    def default(self) -> Any:  # noqa: D102
+    def default(self) -> Any:
         return qt.QColor()
 
-    def write(self, parameterNode: Any, name: str, value: Any) -> None:  # noqa: D102
+    def write(self, parameterNode: Any, name: str, value: Any) -> None:
         parameterNode.SetParameter(name, value.name(qt.QColor.HexArgb))
 
-    def read(self, parameterNode: Any, name: str) -> Any:  # noqa: D102
+    def read(self, parameterNode: Any, name: str) -> Any:
         return ObservedQColor(parameterNode.GetParameter(name), lambda color: self.write(parameterNode, name, color))
 
-    def supportsCaching(self) -> bool:  # noqa: D102
+    def supportsCaching(self) -> bool:
         return True

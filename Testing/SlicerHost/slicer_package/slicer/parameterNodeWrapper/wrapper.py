@@ -7,13 +7,18 @@ from typing import Any
 
 import qt
 import vtk
-
 from slicer.util import NodeModify
 
-from .guiConnectors import GuiConnector, createGuiConnector, widgets_of_pack
+from .guiConnectors import GuiConnector, createGuiConnector
 from .parameterPack import ParameterInfo, describe_fields, field_type, reserve
+from .widgetConnectors import widgets_of_pack
 
-__all__ = ["SlicerParameterNamePropertyName", "findChildWidgetForParameter", "isParameterNodeWrapper", "parameterNodeWrapper"]
+__all__ = [
+    "SlicerParameterNamePropertyName",
+    "findChildWidgetForParameter",
+    "isParameterNodeWrapper",
+    "parameterNodeWrapper",
+]
 
 SlicerParameterNamePropertyName = "SlicerParameterName"
 
@@ -86,7 +91,10 @@ class GuiConnections:
             connector.write(wrapper.getValue(name))
             connector.onChanged(lambda name=name, connector=connector: self._on_widget_changed(name, connector))
         tag, self._next = self._next, self._next + 1
-        self._groups[tag] = (connectors, wrapper.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._update_widgets()))
+        self._groups[tag] = (
+            connectors,
+            wrapper.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._update_widgets()),
+        )
         return tag
 
     def disconnect(self, tag: int) -> None:
@@ -96,6 +104,11 @@ class GuiConnections:
             connector.onChanged(None)
         if observer is not None:
             self._wrapper().RemoveObserver(observer)
+
+    @property
+    def observer_tags(self) -> dict[int, int]:
+        """The observer of the node for each group, by the group's tag."""
+        return {tag: observer for tag, (_, observer) in self._groups.items()}
 
     def _on_widget_changed(self, name: str, connector: GuiConnector) -> None:
         wrapper = self._wrapper()
@@ -177,6 +190,7 @@ def _make_wrapper(cls: type) -> type:
         cls,
         allParameters=fields,
         _is_parameter_node_wrapper=True,
+        _guiVtkObserverTags=property(lambda self: self._gui.observer_tags),
         dataType=staticmethod(lambda name: field_type(fields, cls.__name__, name)),
         default=lambda self, name: _DefaultValue(_bound_parameter(self, name).default()),
         isCached=lambda self, name: _bound_parameter(self, name).is_cached,
@@ -187,7 +201,9 @@ def _make_wrapper(cls: type) -> type:
         disconnectGui=lambda self, tag: self._gui.disconnect(tag),
         StartModify=lambda self: self.parameterNode.StartModify(),
         EndModify=lambda self, was_modified: self.parameterNode.EndModify(was_modified),
-        AddObserver=lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(event, callback, priority),
+        AddObserver=lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(
+            event, callback, priority
+        ),
         RemoveObserver=lambda self, tag: self.parameterNode.RemoveObserver(tag),
         Modified=lambda self: self.parameterNode.Modified(),
     )

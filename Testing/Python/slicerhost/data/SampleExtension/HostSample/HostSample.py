@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-import vtk
-
 import slicer
+import vtk
 from HostSampleLib.threshold import threshold_array
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _

@@ -1,0 +1,65 @@
+"""``python -m SlicerHost`` as a developer runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTING = Path(__file__).parents[2]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "SlicerHost", *map(str, arguments)],
+        cwd=TESTING, capture_output=True, text=True, timeout=600, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_a_module_is_tested_and_photographed(sample_module, tmp_path):
+    result = run("--module", sample_module, "--test", "--screenshot", tmp_path / "window.png")
+    assert result.returncode == 0, result.stderr
+    assert "HostSample: self-test passed" in result.stdout
+    assert (tmp_path / "window.png").stat().st_size > 5000
+
+
+def test_an_error_in_a_panel_is_exit_code_1(tmp_path):
+    path = tmp_path / "Broken.py"
+    path.write_text(
+        "from slicer.ScriptedLoadableModule import *\nimport qt\n"
+        "class Broken(ScriptedLoadableModule):\n    pass\n"
+        "class BrokenWidget(ScriptedLoadableModuleWidget):\n"
+        "    def enter(self): qt.QTimer.singleShot(0, lambda: 1 / 0)\n"
+    )
+    result = run("--module", path)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+
+
+def test_a_missing_module_is_exit_code_2(tmp_path):
+    result = run("--module", tmp_path / "missing.py")
+    assert result.returncode == 2
+    assert "missing.py" in result.stderr
+
+
+def test_slicers_own_files_take_the_place_of_the_hosts(sample_module, tmp_path):
+    result = run("--module", sample_module, SLICER_PYTHON_DIR=tmp_path)
+    assert result.returncode == 1
+    assert "no slicer/ScriptedLoadableModule.py there" in result.stderr
+
+
+@pytest.mark.skipif(
+    "SLICER_PYTHON_DIR" not in os.environ, reason="SLICER_PYTHON_DIR: no folder of Slicer's Python files"
+)
+@pytest.mark.parametrize("name", ["wrapper", "wrapper_guis", "wrapper_gui_creation"])
+def test_slicers_own_tests_of_the_parameter_node(name):
+    folder = Path(os.environ["SLICER_PYTHON_DIR"])
+    script = folder / f"slicer/tests/test_slicer_parameter_node_{name}.py"
+    result = subprocess.run(
+        [sys.executable, "-m", "SlicerHost.run_script", "--unittest", str(script)],
+        cwd=TESTING, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
