@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinfed import __version__
-from twinfed.wire.errors import InputError
+from twinfed.errors import InputError
 
 if TYPE_CHECKING:
     from twinfed.aggregator.accounts import Accounts

@@ -97,7 +97,7 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
 
 @implements
 class qSlicerScriptedLoadableModuleWidget(widget_class("qSlicerWidget")):  # type: ignore[misc]
-    """The panel that a script's widget class gets as its parent. Calls the class's ``setup``, ``enter`` and ``exit``."""
+    """The panel that a script's widget class gets as its parent; it calls ``setup``, ``enter`` and ``exit`` of it."""
 
     isEntered = False
 

@@ -74,7 +74,7 @@ def _call_builtin(callback: Callable[..., Any], arguments: tuple[Any, ...]) -> N
 
 
 def make_adapter(callback: Callable[..., Any], types: list[str] | None) -> Adapter:
-    """A slot that calls ``callback`` with the arguments that the connection's signature lists, at most as many as it takes.
+    """A slot that calls ``callback`` with the arguments that the signature lists, at most as many as it takes.
 
     ``types`` are those of the signature: ``currentNodeChanged(bool)`` is served by the signal that carries the node.
     """

@@ -111,6 +111,7 @@ def predict_anywhere(
         )
         size = image.shape[1:] if window is None else window
         needed = BYTES_A_FEATURE * network.config.channels[0] * int(np.prod(size))
+        needed *= 1 if uses_bfloat16(way_device) else 2
         if needed > free_memory(way_device):
             logger.warning("%s would need %.1f GB of memory; a smaller way is taken", name, needed / 1e9)
             continue
@@ -209,12 +210,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 where the device is faster with it: GPUs since 2020, and CPUs that have units for it."""
+    """bfloat16 where the device is faster with it."""
+    return torch.autocast(device.type, torch.bfloat16) if uses_bfloat16(device) else contextlib.nullcontext()
+
+
+def uses_bfloat16(device: torch.device) -> bool:
+    """Whether a network is computed in bfloat16: on GPUs since 2020, and on CPUs that have units for it."""
     if device.type == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        faster = device.type == "cpu" and bfloat16_is_faster()
-    return torch.autocast(device.type, torch.bfloat16) if faster else contextlib.nullcontext()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bfloat16_is_faster()
 
 
 @lru_cache(maxsize=1)

@@ -20,8 +20,8 @@ def slices_picture(
     """PNG of the three planes through the middle of the largest labelled slice.
 
     Outlines: what was predicted in the labels' colours, the reference dashed in white. All volumes on one grid; the
-    planes are drawn as a radiologist (and Slicer) sees them, the patient's right, or from the side the front, on the left
-    of the picture, in true proportions.
+    planes are drawn as a radiologist (and Slicer) sees them, in true proportions: the patient's right, or seen from the
+    side the front, on the left of the picture.
     """
     from matplotlib.figure import Figure
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twinfed.errors import shown
 from twinfed.wire import Refusal, Report, Tensors, UpdateFile, blocks
-from twinfed.wire.errors import shown
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 FEWEST_NORMS = 3  # accepted updates before a median of their norms means anything

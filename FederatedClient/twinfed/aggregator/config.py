@@ -98,7 +98,7 @@ class FederationConfig:
         if name not in STRATEGIES:
             raise InputError(f"Unknown strategy {name!r}. Name one of {', '.join(sorted(STRATEGIES))}.")
         try:
-            return STRATEGIES[name](**{"largest_value": self.limits.largest_value, **options})
+            return STRATEGIES[name](**options)
         except TypeError as error:
             raise InputError(f"Strategy {name} has no such option ({error}). Take it out of the file.") from error
 

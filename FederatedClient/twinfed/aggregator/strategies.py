@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from twinfed.wire import InputError
 from twinfed.wire.tensors import Block
 
-from .aggregation import Contribution, ExactSum
+from .aggregation import Contribution, WeightedSum
 
-Values = NDArray[np.float64]
+Values = NDArray[np.float32] | NDArray[np.float64]
 Memory = dict[str, Any]  # what a strategy remembers between rounds, as JSON
 
 
@@ -34,18 +34,16 @@ class Strategy(ABC):
     Args:
         clip: multiple of the round's median norm to which larger changes are scaled down; 0 turns it off.
         max_weight: largest share of one site; what it loses goes to the others.
-        largest_value: magnitude that no entry of an update exceeds (the checks see to it).
     """
 
     name: ClassVar[str]
     state: ClassVar[tuple[str, ...]] = ()  # tensors of the server that are kept between rounds
     fewest: ClassVar[int] = 1  # updates below which the strategy does not hold what it promises
 
-    def __init__(self, *, clip: float = 3.0, max_weight: float = 1.0, largest_value: float = 8192.0) -> None:
+    def __init__(self, *, clip: float = 3.0, max_weight: float = 1.0) -> None:
         within("clip", clip, 0, 1e6)
         within("max_weight", max_weight, 1e-3, 1)
-        within("largest_value", largest_value, 1e-3, 1e12)
-        self.clip, self.max_weight, self.largest_value = clip, max_weight, largest_value
+        self.clip, self.max_weight = clip, max_weight
 
     def client_terms(self) -> dict[str, float]:
         """Numbers that the sites need for training."""
@@ -71,7 +69,7 @@ class Strategy(ABC):
         self, deltas: Iterable[Block], weights: Sequence[float], factors: Sequence[float], length: int
     ) -> Values:
         """Combine the sites' blocks (each ``length`` float32) into one change; sites in the order of their names."""
-        total = ExactSum(length, self.largest_value)
+        total = WeightedSum(length)
         for delta, weight, factor in zip(deltas, weights, factors, strict=True):
             total.add(delta, weight * factor)
         return total.value()

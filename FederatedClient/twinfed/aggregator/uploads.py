@@ -99,17 +99,17 @@ class Uploads:
             if row["received"] < row["length"]:
                 return {"state": "uploading", "received": row["received"]}
             part = self._part(site, digest)
-            if part.is_file():
-                try:
-                    return self._federation.receive(site, number, digest, part)
-                finally:
-                    if not part.exists():
-                        self._forget(site)
-            self._forget(site)
-            raise Refusal("not-started", "Nothing of this upload is here any more.", "Begin at offset 0.", 409)
+            try:
+                return self._federation.receive(site, number, digest, part)
+            finally:
+                if not part.exists():
+                    self._forget(site)
 
     def _row(self, site: str, number: int, digest: str) -> Any:
-        return self._store.row("SELECT * FROM uploads WHERE site = ? AND round = ? AND hash = ?", site, number, digest)
+        """The upload's entry, where it has begun and its bytes are there: a kill may have come before the answer."""
+        row = self._store.row("SELECT * FROM uploads WHERE site = ? AND round = ? AND hash = ?", site, number, digest)
+        part = self._part(site, digest)
+        return row if row and row["received"] and part.is_file() and part.stat().st_size >= row["received"] else None
 
     def _part(self, site: str, digest: str) -> Path:
         return self._store.folder / "uploads" / f"{site}.{digest}"

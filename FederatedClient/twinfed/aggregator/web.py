@@ -14,6 +14,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,16 +29,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twinfed import __version__
+from twinfed.errors import shown
 from twinfed.wire import Refusal
-from twinfed.wire.errors import shown
 
 from .accounts import Accounts
 from .page import render_metrics, render_page
 from .rounds import Federation
-from .uploads import HASH, Uploads, disk_full
+from .uploads import HASH, Piece, Uploads, disk_full
 
 LARGEST_JSON = 16_384  # bytes of a body that is not an upload
-SLOWEST = 60.0  # seconds without a byte of an upload after which its connection is given up
+SLOWEST = 600.0  # seconds that a piece of an upload may take; 8 MB at 0.1 Mbit/s
 TICK = 0.5  # seconds between looks at what is due
 DOWNLOAD_PIECE = 2**18
 NOT_SHOWN_ELSEWHERE = {
@@ -173,19 +174,15 @@ def make_app(federation: Federation) -> FastAPI:
         upload_checksum: Annotated[str, Header(pattern="^[0-9a-fA-F]{8}$")],
     ) -> UploadState:
         """Upload a piece of an update: its offset, the whole length, the piece's CRC-32. The last piece is answered
-        with ``accepted``, or with why not. A piece that is here already is taken as said."""
+        with ``accepted``, or with why not. A piece that is here already is not written again; an empty one at the end
+        asks for the answer."""
         answer = await run_in_threadpool(uploads.status, name, number, digest)
-        if answer["state"] == "accepted" or 0 < upload_offset + _length(request) <= answer["received"] < upload_length:
+        if answer["state"] == "accepted":
             return UploadState(**answer)
-        opened = uploads.piece(name, number, digest, upload_offset, upload_length)
-        piece = await run_in_threadpool(opened.__enter__)
-        try:
-            await _write(request, piece.write)
-            piece.check(upload_checksum)
-        except BaseException as error:
-            opened.__exit__(type(error), error, error.__traceback__)
-            raise
-        await run_in_threadpool(opened.__exit__, None, None, None)
+        if upload_offset + _length(request) > answer["received"]:
+            await _take_piece(
+                request, uploads.piece(name, number, digest, upload_offset, upload_length), upload_checksum
+            )
         result = await run_in_threadpool(uploads.finish, name, number, digest)
         if result["state"] == "accepted":
             asyncio.get_running_loop().run_in_executor(None, _advance, federation)
@@ -222,19 +219,30 @@ def _advance(federation: Federation) -> None:
         log.exception("The round could not be brought forward; it is tried again")
 
 
+async def _take_piece(request: Request, opened: AbstractContextManager[Piece], checksum: str) -> None:
+    piece = await run_in_threadpool(opened.__enter__)
+    try:
+        await _write(request, piece.write)
+        piece.check(checksum)
+    except BaseException as error:
+        opened.__exit__(type(error), error, error.__traceback__)
+        raise
+    await run_in_threadpool(opened.__exit__, None, None, None)
+
+
 async def _write(request: Request, write: Callable[[bytes], None]) -> None:
     """The body, as it comes, to ``write``; a sender that falls silent is given up."""
-    stream = request.stream().__aiter__()
-    while True:
-        try:
-            content = await asyncio.wait_for(stream.__anext__(), SLOWEST)
-        except StopAsyncIteration:
-            return
-        except asyncio.TimeoutError as error:
-            raise Refusal("too-slow", f"Nothing came for {SLOWEST:.0f} s.", "Send it again.", 408) from error
-        except ClientDisconnect as error:
-            raise Refusal("cut-short", "The connection ended within a piece.", "Send it again.", 400) from error
-        write(content)
+
+    async def all_of_it() -> None:
+        async for content in request.stream():
+            write(content)
+
+    try:
+        await asyncio.wait_for(all_of_it(), SLOWEST)
+    except asyncio.TimeoutError as error:
+        raise Refusal("too-slow", f"The piece took over {SLOWEST:.0f} s.", "Send smaller ones.", 408) from error
+    except ClientDisconnect as error:
+        raise Refusal("cut-short", "The connection ended within a piece.", "Send it again.", 400) from error
 
 
 def _known_model(federation: Federation, digest: str) -> str:

@@ -3,8 +3,8 @@
 numpy, safetensors' format and zstandard; neither torch nor the web.
 """
 
+from ..errors import InputError, Refusal
 from .compression import Compression
-from .errors import InputError, Refusal
 from .messages import Report
 from .tensors import BLOCK, ArrayTensors, TensorFile, Tensors, blocks, hash_file, write_model
 from .update import Header, UpdateFile, apply_update, write_update

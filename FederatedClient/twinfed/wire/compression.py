@@ -15,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from .errors import InputError, Refusal
+from ..errors import InputError, Refusal
 from .tensors import BLOCK, Block, are_counts
 
 LEVEL = 3  # of zstandard: higher ones gain under 1 % on quantised updates and cost many times the time

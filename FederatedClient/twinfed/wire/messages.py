@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import Refusal, shown
+from ..errors import Refusal, shown
 
 MOST_LABELS = 64
 LARGEST_COUNT = 2**53 - 1

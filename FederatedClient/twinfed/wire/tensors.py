@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Refusal, shown
+from ..errors import Refusal, shown
 
 BLOCK = 65_536  # elements: the unit in which tensors are read, encoded and aggregated
 LARGEST_HEADER = 4 * 2**20  # bytes; 20,000 blocks of a compressed update take about 0.5 MB

@@ -17,8 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import Refusal, shown
 from .compression import CodedTensor, Compression, decode, encode
-from .errors import Refusal, shown
 from .messages import Report
 from .tensors import (
     Block,

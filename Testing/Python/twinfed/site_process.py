@@ -87,9 +87,9 @@ def send(client: httpx.Client, folder: Path, number: int, path: Path) -> None:
         answer = state.json()
         if answer["state"] == "uploading":
             start = answer["received"]
-            piece = content[start : start + PIECE] if start < len(content) else content[-1:]
+            piece = content[start : start + PIECE]  # empty where all is there: only the answer was lost
             headers = {
-                "Upload-Offset": str(min(start, len(content) - 1)),
+                "Upload-Offset": str(start),
                 "Upload-Length": str(len(content)),
                 "Upload-Checksum": f"{zlib.crc32(piece):08x}",
             }

@@ -102,7 +102,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, kills: 
     with sites(tmp_path, port, tokens) as processes:
         for _ in range(kills):
             aggregator = start(tmp_path, port)
-            time.sleep(moments.uniform(0, 0.6))
+            time.sleep(moments.uniform(0, 0.8))
             aggregator.send_signal(signal.SIGKILL)
             aggregator.wait()
         row = store.row("SELECT MAX(number) AS last FROM rounds")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from twinfed.aggregator.aggregation import Contribution, ExactSum, aggregate
+from twinfed.aggregator.aggregation import Contribution, aggregate
 from twinfed.aggregator.clustered import Clustered
 from twinfed.aggregator.config import STRATEGIES
 from twinfed.aggregator.robust import Median, MultiKrum, TrimmedMean
@@ -63,33 +60,14 @@ def test_fedavg_weighs_by_samples() -> None:
     assert np.max(np.abs(model - wanted)) < 3e-7  # half a unit in the last place of a float32 near 4
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-8000, 8000, width=32), min_size=3, max_size=3), st.integers(0, 1000))
-def test_any_order_gives_the_same_bits(extremes: list[float], seed: int) -> None:
-    parts = changes(4, size=500, seed=seed)
-    for part, value in zip(parts, extremes, strict=False):
-        part[:50] = value
-    weights = [0.1, 0.2, 1 / 3, 1 - 0.1 - 0.2 - 1 / 3]
-
-    results = set()
-    for order in permutations(range(4)):
-        total = ExactSum(500, 8192)
-        for k in order:
-            total.add(parts[k], weights[k])
-        results.add(total.value().tobytes())
-
-    assert len(results) == 1
-
-
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_the_order_of_arrival_changes_no_bit(name: str) -> None:
     strategy = STRATEGIES[name]()
     updates = [site(f"s{k}", change, samples=k + 1, dice_after=0.5 + k / 20) for k, change in enumerate(changes(5))]
 
-    forth, _ = run(strategy, BASE, updates)
-    back, _ = run(strategy, BASE, updates[::-1])
+    results = {run(strategy, BASE, order)[0].tobytes() for order in (updates, updates[::-1], updates[2:] + updates[:2])}
 
-    assert forth.tobytes() == back.tobytes()
+    assert len(results) == 1
 
 
 def test_fedprox_tells_the_sites_its_mu() -> None:
@@ -192,7 +170,7 @@ def test_transfer_passes_over_a_site_that_does_not_come() -> None:
 def test_clusters_form_where_sites_pull_apart() -> None:
     one, other = changes(2, size=1000)
     noise = changes(4, size=1000, seed=50)
-    updates = [site(f"s{k}", (one, other)[k % 2] * (1 if k < 2 else 1) + 0.2 * noise[k]) for k in range(4)]
+    updates = [site(f"s{k}", (one, other)[k % 2] + 0.2 * noise[k]) for k in range(4)]
     opposed = [site(f"s{k}", (one, -one)[k % 2] + 0.2 * noise[k]) for k in range(4)]
 
     groups, memory = Clustered().groups(opposed, {})

@@ -32,7 +32,7 @@ SEQUENCES = ("t1", "t1ce", "t2", "flair")
 # The command in a process of its own each time, but torch and MONAI are imported once and not forty times.
 SERVER = """
 import gc, json, os, resource, sys
-import matplotlib.figure, twinseg.cli, twinseg.evaluation, twinseg.classification, twinseg.monai_bundle
+import torch._dynamo, typer.rich_utils, twinseg.cli, twinseg.classification, twinseg.evaluation, twinseg.monai_bundle
 gc.freeze()
 for line in sys.stdin:
     wanted = json.loads(line)

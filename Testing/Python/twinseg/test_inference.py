@@ -226,7 +226,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(toy: Task) -> None:
 
 @pytest.mark.parametrize(
     ("free", "way"),
-    [(10**12, "whole volume"), (1_000_000, "windows of 16×16×16"), (100_000, "windows of 8×8×8")],
+    [(10**12, "whole volume"), (2_000_000, "windows of 16×16×16"), (1_000_000, "windows of 8×8×8")],
 )
 def test_what_would_not_fit_is_not_tried(
     toy: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int, way: str
@@ -240,6 +240,16 @@ def test_what_would_not_fit_is_not_tried(
     assert (network.sizes[0] == (24, 20, 20)) == (way == "whole volume")
     assert all("would need" in record.message and "GB" in record.message for record in caplog.records)
     assert bool(caplog.records) == (way != "whole volume")
+
+
+def test_float32_needs_twice_the_memory(toy: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "free_memory", lambda device: 2_000_000)
+    ways = []
+    for faster in (False, True):
+        monkeypatch.setattr(inference, "bfloat16_is_faster", lambda faster=faster: faster)
+        ways.append(predict_anywhere(Graded(), noise(24, 20, 20), toy, "cpu")[1])
+
+    assert ways == ["cpu, windows of 16×16×16", "cpu, whole volume"]
 
 
 def test_too_little_memory_for_anything(toy: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_gradients_reach_every_parameter(variant: str, deep_supervision: bool) -
 
 
 @pytest.mark.parametrize("strides", [((2, 2, 2),) * 4, ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["cnn", "vit"])
 def test_variants_have_equal_parameter_counts(strides: tuple, variant: str) -> None:
     hybrid = preset("small", 4, 4, strides)
 
