@@ -70,7 +70,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training stands: `done` of 1, losses since the last report, the validation Dice if it was just scored."""
+    """Where a training stands: `done` of 1, the step's loss, the validation Dice if it was just scored."""
 
     done: float
     step: int
@@ -85,6 +85,8 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
     best_dice: float = -1.0
     without_gain: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -186,11 +188,13 @@ class Trainer:
             started = time.perf_counter()
             scored = int(self.done * self.config.validations)
             loss = self._step(next(batches))
+            self.state.loss_sum += loss
+            self.state.loss_steps += 1
             self.state.seconds += time.perf_counter() - started
             dice = None
             if int(self.done * self.config.validations) > scored:
                 started = time.perf_counter()
-                dice = self._validate(loss)
+                dice = self._validate()
                 self.state.seconds += time.perf_counter() - started
             if report(TrainingProgress(self.done, self.state.step, self.state.seconds, loss, dice)):
                 break
@@ -280,9 +284,11 @@ class Trainer:
         for name, tensor in self.network.state_dict().items():
             self.averaged_weights[name].lerp_(tensor, 1 - decay)
 
-    def _validate(self, loss: float) -> float | None:
+    def _validate(self) -> float | None:
         scores = self.validation_scores(self.averaged_weights)
         dice = float(np.mean(scores)) if scores else None
+        loss = self.state.loss_sum / self.state.loss_steps
+        self.state.loss_sum, self.state.loss_steps = 0.0, 0
         row = {"step": self.state.step, "seconds": self.state.seconds, "loss": loss}
         self.state.history.append(row if dice is None else {**row, "validation_dice": dice})
         if dice is None or dice > self.state.best_dice:
