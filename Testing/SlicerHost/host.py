@@ -38,7 +38,7 @@ class Host:
         home = Path(self._folder.name)
         self.app = qSlicerApplication(home)
         self.app.set_testing(testing)
-        _add_slicer_files(slicer)
+        _add_slicer_files(slicer, home)
         slicer.app = self.app
         slicer.mrmlScene, logic = make_scene(home)
         self.app.attach(slicer.mrmlScene, logic)
@@ -151,7 +151,7 @@ def start(testing: bool = False) -> Host:
     return _host
 
 
-def _add_slicer_files(slicer: ModuleType) -> None:
+def _add_slicer_files(slicer: ModuleType, home: Path) -> None:
     """Let ``import slicer.i18n`` and the like find the host's files, or Slicer's own below SLICER_PYTHON_DIR."""
     slicer.__path__.append(str(SLICER_FILES / "slicer"))
     sys.path.append(str(SLICER_FILES))
@@ -160,7 +160,11 @@ def _add_slicer_files(slicer: ModuleType) -> None:
         real = Path(folder) / "slicer" if (Path(folder) / "slicer").is_dir() else Path(folder)
         if not (real / "ScriptedLoadableModule.py").is_file():
             raise FileNotFoundError(f"SLICER_PYTHON_DIR={folder}: no slicer/ScriptedLoadableModule.py there")
-        slicer.__path__.insert(len(slicer.__path__) - 1, str(real))
+        chosen = home / "slicer"
+        chosen.mkdir()
+        for name in ("ScriptedLoadableModule.py", "parameterNodeWrapper", "i18n.py"):
+            (chosen / name).symlink_to((real / name).resolve())
+        slicer.__path__.insert(len(slicer.__path__) - 1, str(chosen))
         logging.info("SlicerHost uses Slicer's own Python files in %s", real)
 
 
@@ -171,6 +175,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
         main_window,
         node_combo_box,
         plot_view,
+        plugins,
         scripted_modules,
         slice_view,
         subject_hierarchy,
@@ -188,7 +193,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
     ctk = ModuleType("ctk", "CTK's widgets (made by SlicerHost)")
     vars(ctk).update(widget_api.known_classes(("ctk",)), **widgets_ctk.NAMES)
     sys.modules["ctk"] = ctk
-    vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")), **widgets_mrml.NAMES)
+    vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")), **widgets_mrml.NAMES, **plugins.NAMES)
     qt.__dict__["QUiLoader"] = ui_loader.QUiLoader
     qt.__dict__["loadUI"] = lambda path: ui_loader.QUiLoader().load(path)
     import slicer.util

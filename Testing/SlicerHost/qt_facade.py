@@ -108,13 +108,14 @@ def _make_getattribute(original: Any) -> Any:
 
 
 def _call_leniently(setter: Any, *arguments: Any) -> Any:
-    """Call a setter as PythonQt does: where the types do not fit, None is False, 3.7 is 3, and a number is its text."""
+    """Call a setter as PythonQt does: failing that, None is False, 3.7 is 3, a number is its text, a list its truth."""
     try:
         return setter(*arguments)
     except TypeError as error:
         numbers = [False if value is None else int(value) if isinstance(value, float) else value for value in arguments]
         texts = [str(value) if isinstance(value, (int, float)) else value for value in arguments]
-        for attempt in (numbers, texts):
+        truths = [bool(value) for value in arguments]
+        for attempt in (numbers, texts, truths):
             try:
                 return setter(*attempt)
             except TypeError:
@@ -232,6 +233,13 @@ def _add_qt5_names(namespace: dict[str, Any]) -> None:
         lambda self, margin: self.setContentsMargins(margin, margin, margin, margin),
     )
     QtWidgets.QLayout.setMargin = lambda self, margin: self.setContentsMargins(*[margin] * 4)  # type: ignore[attr-defined]
+    make_menu = QtWidgets.QMenu.__init__
+
+    def init_menu(self: Any, *arguments: Any) -> None:
+        """Modules hand their Python widget class as parent, which PythonQt takes as no parent."""
+        make_menu(self, *[entry for entry in arguments if isinstance(entry, (str, QtWidgets.QWidget))])
+
+    QtWidgets.QMenu.__init__ = init_menu  # type: ignore[method-assign,assignment]
     color_name = QtGui.QColor.name
     QtGui.QColor.name = lambda self, kind=0: color_name(self, QtGui.QColor.NameFormat(int(kind)))  # type: ignore[assignment]
     QtCore.Qt.MidButton = QtCore.Qt.MouseButton.MiddleButton

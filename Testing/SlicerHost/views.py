@@ -15,9 +15,27 @@ from PySide6 import QtGui, QtWidgets
 from .widget_api import implements, interface
 from .widgets_mrml import image_from_vtk, qMRMLTableView
 
+_pictures_being_taken: list[Any] = []
+_qt_grab = QtWidgets.QWidget.grab
+
+
+def grab(widget: Any, *arguments: Any) -> QtGui.QPixmap:
+    """``QWidget.grab``, during which the views below the widget render."""
+    _pictures_being_taken.append(widget)
+    try:
+        return _qt_grab(widget, *arguments)
+    finally:
+        _pictures_being_taken.pop()
+
+
+QtWidgets.QWidget.grab = grab  # type: ignore[method-assign,assignment]
+
 
 class RenderedView:
-    """An offscreen render window whose picture the widget paints."""
+    """An offscreen render window whose picture the widget paints.
+
+    Nobody looks at an offscreen window, so a view renders when a picture is taken, not each time that Qt paints it.
+    """
 
     def _make_window(self: Any) -> None:
         self._renderer = vtk.vtkRenderer()
@@ -97,8 +115,9 @@ class RenderedView:
         """Called before rendering at a new size."""
 
     def paintEvent(self: Any, event: QtGui.QPaintEvent) -> None:
-        """Paint the rendered picture."""
-        QtGui.QPainter(self).drawImage(self.rect, self.picture())
+        """Paint the rendered picture, if one is being taken."""
+        if _pictures_being_taken:
+            QtGui.QPainter(self).drawImage(self.rect, self.picture())
 
     def setBackgroundColor(self: Any, color: QtGui.QColor) -> None:
         """The colour behind the scene."""

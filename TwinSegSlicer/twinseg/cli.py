@@ -220,9 +220,11 @@ def model_show(
         "network": card.network,
         "provenance": card.provenance,
     }
-    rows = [
-        [name, json.dumps(value, indent=1) if isinstance(value, dict) else str(value)] for name, value in shown.items()
-    ]
+    rows = []
+    for name, value in shown.items():
+        entries = value.items() if isinstance(value, dict) else ()
+        lines = [f"{key}: {json.dumps(entry, ensure_ascii=False)}" for key, entry in entries]
+        rows.append([name, "\n".join(lines) or str(value)])
     print_table(str(model), ["", ""], rows)
     finish("", shown, json_file)
 
@@ -321,10 +323,11 @@ def classification_table(measured: dict[str, Any]) -> tuple[list[str], list[list
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*header, title=Text(title))
+    # Folded, as a hash that ends in an ellipsis is of no use; Text, as a case may be named [a].
+    table = Table(*(Column(name, overflow="fold") for name in header), title=Text(title))
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)

@@ -17,7 +17,7 @@ from twinfed.wire import InputError, Refusal, Report, UpdateFile, hash_file
 
 from .accounts import Accounts
 from .aggregation import Contribution
-from .audit import head, record
+from .audit import record
 from .checks import Expected, check_update
 from .config import FederationConfig, check_change
 from .publishing import Published, first_model, publish
@@ -95,8 +95,6 @@ class Federation:
         elif skipped is not None:
             what, why = "wait", "You skip this round."
         delta = self.store.row("SELECT base FROM deltas WHERE model = ?", base)
-        with self.store.transaction() as db:
-            log_head = head(db)
         return {
             "do": what,
             "why": why,
@@ -112,7 +110,7 @@ class Federation:
             "client_terms": self.strategy.client_terms(),
             "upload": self.config.upload.to_dict(),
             "update": dict(sent) if sent else None,
-            "log_head": log_head,
+            "log_head": self.store.head(),
         }
 
     def skip(self, site: str, number: int) -> None:
@@ -153,9 +151,9 @@ class Federation:
         size = path.stat().st_size
         try:
             row, expected = self._expected(site, number)
-            update = UpdateFile(path)
-            norm = check_update(update, expected)
+            report, norm = _examine(path, expected)
         except Refusal as refusal:
+            refusal.with_traceback(None)  # lets go of the mapped file, which Windows could not move otherwise
             self._refuse(site, number, digest, path, refusal)
             raise
         self.store.keep(path, digest)
@@ -168,7 +166,7 @@ class Federation:
                     digest,
                     number,
                     site,
-                    json.dumps(update.header.report.to_dict()),
+                    json.dumps(report.to_dict()),
                     norm,
                     size,
                     cluster,
@@ -449,3 +447,9 @@ class Federation:
         kept = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in kept[int(self.config.limits.quarantine) :]:
             old.unlink(missing_ok=True)
+
+
+def _examine(path: Path, expected: Expected) -> tuple[Report, float]:
+    """Report and norm of an update that passes the checks; the file is closed again."""
+    update = UpdateFile(path)
+    return update.header.report, check_update(update, expected)

@@ -101,6 +101,11 @@ class Store:
         row = self.row("SELECT value FROM settings WHERE key = ?", key)
         return row["value"] if row else None
 
+    def head(self) -> str:
+        """Hash of the log's last entry."""
+        with self._lock:
+            return audit.head(self._db)
+
     def file(self, digest: str) -> Path:
         """Where the file of this hash is; it need not be there."""
         return self.folder / "files" / digest[:2] / digest

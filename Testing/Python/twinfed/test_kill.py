@@ -29,6 +29,7 @@ SITES = ("ann", "ben", "cid", "dora", "emil")
 SITE_PROCESS = Path(__file__).parent / "site_process.py"
 PATH = os.pathsep.join([str(Path(__file__).parents[3] / "FederatedClient"), os.environ.get("PYTHONPATH", "")])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+STARTED: list[subprocess.Popen[bytes]] = []
 CONFIG = """
 name = "kill"
 task = "t"
@@ -51,12 +52,23 @@ def write_config(folder: Path, rounds: int) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def running() -> Iterator[None]:
+    """No process outlives its test."""
+    yield
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
+
+
 def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """An aggregator that answers."""
     command = [sys.executable, "-m", "twinfed.cli", "aggregator", "--folder", str(folder / "aggregator")]
     command += ["--config", str(folder / "federation.toml"), "--port", str(port)]
     log = open(folder / "aggregator.log", "ab")  # noqa: SIM115 (the process holds it)
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
+    STARTED.append(process)
     for _ in range(600):
         if process.poll() is not None:
             raise RuntimeError((folder / "aggregator.log").read_text())

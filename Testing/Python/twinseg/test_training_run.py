@@ -13,12 +13,18 @@ import torch
 from twinseg.cases import find_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.model_file import load_model, save_model
-from twinseg.network import NetworkConfig, build_network
+from twinseg.network import PRESETS, NetworkConfig, build_network
 from twinseg.tasks import Sequence, Task, load_task
 from twinseg.training_run import TrainingRequest, draw_curve, fit_to_data, split_file, start, train
 
 SaveNifti = Callable[..., Path]
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller than the real one by far."""
+    monkeypatch.setitem(PRESETS, "small", {"channels": (8, 8, 8, 8), "embedding": 24, "depth": 1, "heads": 2})
 
 
 @pytest.fixture(scope="session")
