@@ -308,6 +308,17 @@ def test_other_sequences_are_named_by_image(
     assert (tmp_path / "1.nii").read_bytes() == (tmp_path / "2.nii").read_bytes()
 
 
+def test_without_a_model_the_starter_model_is_used(twinseg: Callable[..., Result], tmp_path: Path) -> None:
+    if not (LIBRARY / "Resources" / "Models" / "brats-glioma.safetensors").exists():
+        pytest.skip("no starter model is there yet")
+    save(tmp_path / "head.nii.gz", np.random.default_rng(0).random((32, 32, 32)))
+
+    result = twinseg("segment", "--flair", tmp_path / "head.nii.gz", "--output", tmp_path / "s.nii.gz")
+
+    assert result.code == 0, result.err
+    assert read_labels(tmp_path / "s.nii.gz").shape == (32, 32, 32)
+
+
 def test_phantom_makes_patients(twinseg: Callable[..., Result], tmp_path: Path) -> None:
     arguments = ("phantom", tmp_path / "p", "--sites", 1, "--patients", 1, "--size", 32, "--spacing", 5)
 
@@ -542,7 +553,7 @@ def test_a_fault_of_the_program_is_exit_code_1(model: Path, twinseg: Callable[..
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(
     cohort: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    arguments = ("--task", "brats-glioma", "--output", tmp_path / "m.safetensors", "--epochs", 200, "--device", "cpu")
+    arguments = ("--task", "brats-glioma", "--output", tmp_path / "m.safetensors", "--epochs", 60, "--device", "cpu")
     command = [sys.executable, "-m", "twinseg.cli", "train", str(cohort), *map(str, arguments)]
     training = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert training.stderr is not None
