@@ -1,6 +1,6 @@
 """The demonstration behind `make demo`: what the project does, on patients made on the spot, in a few minutes.
 
-Makes two hospitals' synthetic patients, trains on them, scores the model on patients it has not seen, segments one;
+Makes two hospitals' synthetic patients, trains the starter model further on them, scores the model on patients it has not seen, segments one;
 where the real lower-grade gliomas of ../shared/data are at hand, trains on them too and segments a real patient. All
 through the same commands that a user types. Ends with OUTPUT/report.html.
 """
@@ -23,11 +23,12 @@ from twinseg.pictures import slices_picture
 from twinseg.tasks import load_task
 from twinseg.volumes import read_labels
 
+STARTER = Path(__file__).resolve().parents[1] / "TwinSegSlicer/Resources/Models/brats-glioma.safetensors"
 REAL = Path(__file__).resolve().parents[2] / "shared/data/lgg"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 img{max-width:100%;border-radius:4px}table{border-collapse:collapse}td,th{padding:.25rem .9rem;text-align:right;
 border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}code{background:#f3f3f3;padding:.1rem .3rem}
-pre{background:#f3f3f3;padding:.6rem;overflow-x:auto}.note{color:#666;font-size:.9em}"""
+pre{background:#f3f3f3;padding:.6rem;white-space:pre-wrap;overflow-wrap:anywhere}.note{color:#666;font-size:.9em}"""
 
 
 @dataclass
@@ -73,7 +74,7 @@ def twinseg(report: Report, *words: str | Path) -> None:
 def train_and_show(report: Report, data: Path, task: str, minutes: float, folder: Path) -> dict[str, Any]:
     """Train, score on the test patients, segment one of them, and tell of each."""
     model, scores, picture = folder / f"{task}.safetensors", folder / f"{task}-test.json", folder / f"{task}.nii.gz"
-    twinseg(report, "train", data, "--task", task, "--output", model, "--minutes", f"{minutes:g}")
+    twinseg(report, "train", data, "--task", task, "--output", model, "--init", STARTER, "--minutes", f"{minutes:g}")
     report.picture(model.with_suffix(".png").read_bytes(), "training curve")
     twinseg(report, "evaluate", data, "--model", model, "--json", scores)
     measured: dict[str, Any] = json.loads(scores.read_text())

@@ -200,3 +200,9 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
 
     for name in ("ScriptedLoadableModule", "i18n", "packaging", "testing"):
         __import__(f"slicer.{name}")
+    import vtk
+
+    main = sys.modules["__main__"]  # older scripts import from __main__ what Slicer has there
+    for name, module in {"vtk": vtk, "qt": qt, "ctk": ctk, "slicer": slicer}.items():
+        if not hasattr(main, name):
+            setattr(main, name, module)

@@ -78,9 +78,34 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
         self.addDockWidget(QtCore.Qt.DockWidgetArea.LeftDockWidgetArea, dock)
         self._selector = qSlicerModuleSelectorToolBar(self)
         self._selector.hide()
+        self._add_bars()
+        for name in ("LogoLabel", "DataProbeCollapsibleWidget"):
+            label = QtWidgets.QLabel(contents)
+            label.setObjectName(name)
+            label.hide()
         self._console: QtWidgets.QWidget | None = None
         self._error_log: QtWidgets.QDockWidget | None = None
         self.statusBar()
+
+    def _add_bars(self) -> None:
+        """The menus and tool bars that modules add their own entries to, by their names; empty and hidden."""
+        for name in ("FileMenu", "EditMenu", "ViewMenu", "HelpMenu"):
+            self.menuBar().addMenu(name.removesuffix("Menu")).setObjectName(name)
+        self.menuBar().hide()
+        for name in (
+            "MainToolBar",
+            "ModuleToolBar",
+            "ViewToolBar",
+            "MouseModeToolBar",
+            "CaptureToolBar",
+            "DialogToolBar",
+        ):
+            bar = self.addToolBar(name)
+            bar.setObjectName(name)
+            button = QtWidgets.QToolButton(bar)  # of the tool bar of views: the menu of layouts
+            button.setMenu(QtWidgets.QMenu(button))
+            bar.addWidget(button)
+            bar.hide()
 
     def moduleSelector(self) -> qSlicerModuleSelectorToolBar:
         """What opens modules."""

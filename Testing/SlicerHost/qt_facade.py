@@ -120,6 +120,10 @@ def _call_leniently(setter: Any, *arguments: Any) -> Any:
                 return setter(*attempt)
             except TypeError:
                 continue
+        name = setter.__name__[3:]
+        value = arguments[0] if len(arguments) == 1 else None
+        if isinstance(value, int) and setter.__self__.setProperty(name[:1].lower() + name[1:], int(value)):
+            return None  # an enumeration by its number
         raise error
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import slicer
+import SubjectHierarchyPlugins
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from .module_logics import BuiltInModule
@@ -19,6 +20,9 @@ def load_script(path: Path) -> ModuleType:
     """Import a module's script under its own name, with its folder on ``sys.path``, as Slicer does."""
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
+    plugins = path.parent / "SubjectHierarchyPlugins"
+    if plugins.is_dir() and str(plugins) not in SubjectHierarchyPlugins.__path__:
+        SubjectHierarchyPlugins.__path__.append(str(plugins))  # in Slicer, all modules' plugins are in one folder
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} can not be imported")

@@ -208,6 +208,10 @@ class ctkCheckableComboBox(interface("ctkCheckableComboBox")):  # type: ignore[m
 class ctkMenuButton(interface("ctkMenuButton")):  # type: ignore[misc]
     """A push button with a drop-down menu beside its text."""
 
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.setMenu(QtWidgets.QMenu(self))
+
 
 @implements
 class ctkSearchBox(interface("ctkSearchBox")):  # type: ignore[misc]

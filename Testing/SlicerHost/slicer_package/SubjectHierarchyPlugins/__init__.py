@@ -1,0 +1,20 @@
+"""The package that modules add their subject hierarchy plugins to. A plugin is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .AbstractScriptedSubjectHierarchyPlugin import AbstractScriptedSubjectHierarchyPlugin
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"{__name__} has no {name}") from error
+
+
+__all__ = ["AbstractScriptedSubjectHierarchyPlugin"]
