@@ -1,8 +1,8 @@
 """The demonstration behind `make demo`: what the project does, on patients made on the spot, in a few minutes.
 
-Makes two hospitals' synthetic patients, trains the starter model further on them, scores the model on patients it has not seen, segments one;
-where the real lower-grade gliomas of ../shared/data are at hand, trains on them too and segments a real patient. All
-through the same commands that a user types. Ends with OUTPUT/report.html.
+Makes two hospitals' synthetic patients, trains the starter model further on them, scores it on patients it has not
+seen, segments one; where the real lower-grade gliomas of ../shared/data are at hand, trains on them too and segments a
+real patient. All through the same commands that a user types. Ends with OUTPUT/report.html.
 """
 
 from __future__ import annotations

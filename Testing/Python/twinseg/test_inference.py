@@ -1,4 +1,4 @@
-"""Inference: in one pass or in windows, flipped or not, smaller where memory runs out, on the device that was asked for."""
+"""Inference: in one pass or in windows, flipped or not, smaller where memory runs out, on the device asked for."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     try:
-        return importlib.import_module(f"{__name__}.{name}")
+        module = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
         raise AttributeError(f"{__name__} has no {name}") from error
+    globals()[name] = getattr(module, name, module)  # the class, where the file is named for it
+    return globals()[name]
 
 
 __all__ = ["AbstractScriptedSubjectHierarchyPlugin"]
