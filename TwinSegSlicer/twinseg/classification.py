@@ -44,7 +44,7 @@ from twinseg.network import PRESETS, count_parameters
 from twinseg.preprocessing import normalize
 from twinseg.tasks import Task
 from twinseg.training import Trainer, TrainingConfig, TrainingProgress, TrainingState
-from twinseg.training_run import CHECKPOINT_SECONDS, TrainingRequest, provenance, split_file
+from twinseg.training_run import CHECKPOINT_SECONDS, TrainingRequest, check_output, provenance, split_file
 from twinseg.volumes import read_picture
 
 DEFAULT_MINUTES = 15.0
@@ -308,8 +308,7 @@ def train_classifier(request: TrainingRequest, report: Report = lambda done, sta
     `report` stops it, a checkpoint is left beside the output. Returns what was measured. Raises InputError for data
     that cannot be trained on.
     """
-    if request.output.suffix != ".safetensors":
-        raise InputError(f"{request.output}: a model file ends in .safetensors; give the output such a name")
+    check_output(request.output)
     task = shrunk(request.task, request.preset)
     cases = find_pictures(request.data, task)
     split = split_cases(split_file(request.data), cases)
