@@ -283,6 +283,7 @@ def make_scene(home: Path) -> tuple[Any, Any]:
     remote.SetMRMLScene(scene)
     remote.AddDataIOToScene()
     logic.SetMRMLSceneDataIO(scene, remote, slicer.vtkDataIOManagerLogic())
+    scene.RegisterNodeClass(slicer.vtkMRMLCommandLineModuleNode())
     crosshair = slicer.vtkMRMLCrosshairNode()
     crosshair.SetCrosshairName("default")
     scene.AddNode(crosshair)

@@ -48,14 +48,15 @@ class Host:
         self.app.startupCompleted.emit()
 
     def _make_modules(self, logic: Any) -> None:
-        from . import module_logics, vtk_modules
+        from . import cli_modules, module_logics, vtk_modules
         from .vtk_modules import SHARE
 
         slicer = self.slicer
         vtk_modules.install(Path(self.app.slicerHome))
         slicer.modules = module_logics.Modules()
         slicer.selfTests = {}
-        built_in = module_logics.make_logics(slicer.mrmlScene, logic, str(SHARE))
+        built_in: dict[str, Any] = module_logics.make_logics(slicer.mrmlScene, logic, str(SHARE))
+        built_in.update(cli_modules.make_modules())
         _fill_namespaces(self.qt, slicer)
         from . import node_widget_connectors  # noqa: F401 - registers them
         from .layout_manager import qSlicerLayoutManager
@@ -198,7 +199,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
     qt.__dict__["loadUI"] = lambda path: ui_loader.QUiLoader().load(path)
     import slicer.util
 
-    for name in ("ScriptedLoadableModule", "i18n", "packaging", "testing"):
+    for name in ("ScriptedLoadableModule", "cli", "i18n", "packaging", "testing"):
         __import__(f"slicer.{name}")
     import vtk
 

@@ -7,7 +7,7 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .widget_api import implements
+from .widget_api import implements, widget_class
 
 PANEL_WIDTH = 460  # pixels
 
@@ -79,10 +79,10 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
         self._selector = qSlicerModuleSelectorToolBar(self)
         self._selector.hide()
         self._add_bars()
-        for name in ("LogoLabel", "DataProbeCollapsibleWidget"):
-            label = QtWidgets.QLabel(contents)
-            label.setObjectName(name)
-            label.hide()
+        for name, kind in {"LogoLabel": "QLabel", "DataProbeCollapsibleWidget": "ctkCollapsibleButton"}.items():
+            part = widget_class(kind)(contents) if kind.startswith("ctk") else QtWidgets.QLabel(contents)
+            part.setObjectName(name)
+            part.hide()
         self._console: QtWidgets.QWidget | None = None
         self._error_log: QtWidgets.QDockWidget | None = None
         self.statusBar()

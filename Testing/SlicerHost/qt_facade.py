@@ -114,8 +114,9 @@ def _call_leniently(setter: Any, *arguments: Any) -> Any:
     except TypeError as error:
         numbers = [False if value is None else int(value) if isinstance(value, float) else value for value in arguments]
         texts = [str(value) if isinstance(value, (int, float)) else value for value in arguments]
+        nothings = [None if value == 0 else value for value in arguments]  # 0 is a null pointer
         truths = [bool(value) for value in arguments]
-        for attempt in (numbers, texts, truths):
+        for attempt in (numbers, texts, nothings, truths):
             try:
                 return setter(*attempt)
             except TypeError:

@@ -12,7 +12,6 @@ import slicer
 import SubjectHierarchyPlugins
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .module_logics import BuiltInModule
 from .widget_api import implements, widget_class
 
 
@@ -209,7 +208,7 @@ class qSlicerModuleManager(QtCore.QObject):
     modules: ClassVar[dict[str, Any]] = {}
     registered: ClassVar[dict[str, Path]] = {}
 
-    def __init__(self, built_in: dict[str, BuiltInModule]):
+    def __init__(self, built_in: dict[str, Any]):
         super().__init__()
         self.modules = dict(built_in)
         self.registered = {}

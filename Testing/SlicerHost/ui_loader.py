@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from typing import Any
 from xml.etree import ElementTree
 
@@ -65,18 +66,21 @@ class UiFile:
     def __init__(self, xml: bytes):
         self.tree = ElementTree.fromstring(xml)
         self.properties: Properties = {}
+        self.renamed: dict[str, str] = {}
         self.connections: list[tuple[str, str, str, str]] = []
         self._take_out_properties()
         self._take_out_connections()
 
     def _take_out_properties(self) -> None:
-        for widget in self.tree.iter("widget"):
+        names = Counter(widget.get("name", "") for widget in self.tree.iter("widget"))
+        for number, widget in enumerate(self.tree.iter("widget")):
             class_name = widget.get("class", "")
             if not (class_name in API or class_name in classes):
                 continue
             made = widget_class(class_name)
-            if not widget.get("name"):
-                widget.set("name", f"unnamed{id(widget)}")
+            if not widget.get("name") or names[widget.get("name", "")] > 1:  # told apart until they are finished
+                self.renamed[f"__{number}"] = widget.get("name", "")
+                widget.set("name", f"__{number}")
             for element in widget.findall("property"):
                 name, value = element.get("name", ""), element[0]
                 ours = any(name in base.__dict__ for base in made.__mro__ if base.__module__.startswith(__package__))
@@ -103,6 +107,9 @@ class UiFile:
         for name, properties in self.properties.items():
             for key, value in sorted(properties, key=lambda pair: _ORDER.get(pair[0], 0)):
                 setattr(named[name], key, value)
+        for name, original in self.renamed.items():
+            named[name].setObjectName(original)
+            named.setdefault(original, named[name])
         for sender, signal, receiver, slot in self.connections:
             if sender in named and hasattr(named.get(receiver), slot.partition("(")[0]):
                 named[sender].connect(signal, named[receiver], slot)

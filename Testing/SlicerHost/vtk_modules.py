@@ -19,6 +19,8 @@ ALIASES = {
     "vtkSegmentationCorePython": "vtkSegmentationCore",
     "vtkTeem": "vtkTeem",
     "vtkTeemPython": "vtkTeem",
+    "vtkAddon": "vtkAddonPython",
+    "vtkAddonPython": "vtkAddonPython",
     "vtkITK": "vtkITK",
     "vtkITKPython": "vtkITK",
     "vtkSlicerSegmentationsModuleLogicPython": "vtkSlicerSegmentationsModuleLogic",

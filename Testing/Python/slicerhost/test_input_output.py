@@ -112,3 +112,28 @@ def test_translation_keeps_the_text_and_its_placeholders(slicer_host, monkeypatc
     assert _("delete {count} files") == "delete {count} files"
     (tmp_path / "Panel.py").touch()
     assert getContext(str(tmp_path / "Panel.py")) == "Panel"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("Above", {0, 100}), ("Below", {0, 100, 200}), ("Outside", {0, 100, 200})]
+)
+def test_the_command_line_module_that_the_template_runs(slicer_host, head_volume, kind, expected):
+    import slicer
+
+    output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    parameters = {
+        "InputVolume": head_volume,
+        "OutputVolume": output.GetID(),
+        "ThresholdValue": 100.0,
+        "ThresholdType": kind,
+    }
+    node = slicer.cli.runSync(slicer.modules.thresholdscalarvolume, None, parameters)
+    assert node.GetStatus() == node.Completed
+    assert set(np.unique(slicer.util.arrayFromVolume(output))) == expected
+
+
+def test_a_module_that_the_host_does_not_have_is_named(slicer_host):
+    import slicer
+
+    with pytest.raises(AttributeError, match="brainsfit"):
+        _ = slicer.modules.brainsfit

@@ -63,3 +63,16 @@ def test_a_missing_file_is_named(slicer_host, tmp_path):
 
     with pytest.raises(RuntimeError, match=r"missing\.ui"):
         slicer.util.loadUI(str(tmp_path / "missing.ui"))
+
+
+def test_two_widgets_of_one_name_keep_their_own_properties(slicer_host, tmp_path):
+    form = load(
+        tmp_path,
+        [
+            '<widget class="QLabel" name="twice"><property name="text"><string>label</string></property></widget>',
+            '<widget class="ctkCollapsibleButton" name="twice">'
+            '<property name="collapsed"><bool>true</bool></property></widget>',
+        ],
+    )
+    assert form.findChild("QLabel", "twice").text == "label"
+    assert form.findChild("ctkCollapsibleButton", "twice").collapsed

@@ -71,6 +71,13 @@ class SampleDataLogic:
                 slicer.modules.sampleDataSources[category].remove(other)
         slicer.modules.sampleDataSources[category].append(source)
 
+    @staticmethod
+    def registerCustomSampleDataCategory(category: str = "Custom", title: str | None = None, **options: Any) -> None:
+        """Name a category; samples are registered under it."""
+        if not hasattr(slicer.modules, "sampleDataSources"):
+            slicer.modules.sampleDataSources = {}
+        slicer.modules.sampleDataSources.setdefault(category, [])
+
     def __init__(self, logMessage: Any = None):
         self.logMessage = logMessage or (lambda message, level=logging.INFO: logging.log(level, message))
 
@@ -105,12 +112,13 @@ class SampleDataLogic:
     downloadFile = downloadFileIntoCache
 
     def _stand_in(self, name: str) -> Any:
-        """A head-like ellipsoid in a volume, brighter inside."""
+        """A head-like ellipsoid in a volume, 0 to 695 as the sample of Slicer's template, brighter inside."""
         shape, spacing = STAND_INS.get(name, ((48, 48, 48), (4.0, 4.0, 4.0)))
         axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
         distance = np.sqrt(sum((axis / 0.8) ** 2 for axis in axes))
         array = np.where(distance < 0.5, 180, np.where(distance < 1, 90, 0)).astype(np.int16)
         array += np.random.default_rng(0).integers(0, 12, shape, dtype=np.int16)
+        array[0, 0, 0], array[tuple(size // 2 for size in shape)] = 0, 695
         node = slicer.util.addVolumeFromArray(array, name=slicer.mrmlScene.GenerateUniqueName(name))
         node.SetSpacing(*spacing)
         node.SetOrigin(*(-0.5 * size * step for size, step in zip(shape[::-1], spacing, strict=True)))
