@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from twinseg.home import resource_folders
 from twinseg.volumes import read_image, read_labels
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -183,8 +182,6 @@ def test_other_sequences_are_named_by_image(model: Path, case: Path, twinseg: Tw
 
 
 def test_without_a_model_the_starter_model_is_used(twinseg: Twinseg, tmp_path: Path, save_nifti: SaveNifti) -> None:
-    if not any((folder / "brats-glioma.safetensors").exists() for folder in resource_folders("Models")):
-        pytest.skip("no starter model is there yet")
     save_nifti(tmp_path / "head.nii.gz", np.random.default_rng(0).random((32, 32, 32)))
 
     result = twinseg("segment", "--flair", tmp_path / "head.nii.gz", "--output", tmp_path / "s.nii.gz")
