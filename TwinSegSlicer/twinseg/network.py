@@ -251,7 +251,10 @@ class ViTUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         size = image.shape[2:]
-        x = _pad_to_multiple(image, self.config.total_stride).contiguous(memory_format=torch.channels_last_3d)
+        kind = image.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
+        x = image.to(dtype, memory_format=torch.channels_last_3d)  # before the padding, which then moves half as much
+        x = _pad_to_multiple(x, self.config.total_stride)
         skips: list[Tensor] = []
         if self.config.variant != "vit":
             x = self.stem(x)
@@ -264,7 +267,7 @@ class ViTUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = self.up[level](x)
             if skips:
-                x = x + skips.pop()
+                x += skips.pop()
             x = self.merge[level](x)
             if level < len(self.heads) and (self.training or level == 0):
                 predictions.insert(0, self.heads[level](x))

@@ -66,7 +66,8 @@ class Task:
 
     spacing: mm of the grid that the network sees; patch: voxels of a training patch; strides: downsampling of each
     level of the network; window: the (low, high) intensities that a CT is clipped to; flip_axes: axes that may be
-    mirrored; legacy_labels: label values of older data and what they are called here.
+    mirrored; lesions: label values that a training may copy from one patient into another; legacy_labels: label values
+    of older data and what they are called here.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Task:
     window: tuple[float, float] | None = None
     cleanup: Cleanup = Cleanup()
     flip_axes: tuple[int, ...] = ()
+    lesions: tuple[int, ...] = ()
     legacy_labels: dict[int, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -153,6 +155,8 @@ def _fault(task: Task) -> str:
         return "label values must be 1 to 65535 (0 is the background)"
     if unknown := {v for region in task.regions for v in region.labels} - set(values):
         return f"a region holds the unknown label {min(unknown)}"
+    if unknown := set(task.lesions) - set(values):
+        return f"the unknown label {min(unknown)} is named as a lesion"
     if task.kind == "segmentation" and not (task.labels and task.regions and task.strides):
         return "a segmentation needs labels, regions and strides"
     if task.kind == "classification" and len(task.classes) < 2:

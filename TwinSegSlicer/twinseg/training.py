@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from twinseg.augmentation import training_transform
 from twinseg.errors import InputError
 from twinseg.inference import autocast, predict
+from twinseg.lesion_mixing import change_core, paste_lesion
 from twinseg.metrics import dice
 from twinseg.network import ViTUNet
-from twinseg.preprocessing import PreparedCase, region_channels
+from twinseg.preprocessing import PreparedCase, label_values, region_channels
 from twinseg.tasks import Task
 from twinseg.volumes import write_atomically
 
@@ -48,6 +49,8 @@ class TrainingConfig:
         dice_weight: λ, the share of the Dice loss: λ · Dice + (1 − λ) · cross-entropy.
         average_decay: decay a step of the exponential moving average of the weights, which is what is kept.
         drop_probability: how often a sequence is left out in training.
+        paste_probability: how often another patient's lesion is put into a case (`lesion_mixing`).
+        core_probability: how often the core of a case's lesions is made brighter or darker.
         validations: how often the validation cases are scored, evenly over the training.
         patience: stop after so many scores in a row without a better one.
         loader_processes: processes that make the crops; on a CPU none, for they halve the speed of the training there.
@@ -62,6 +65,8 @@ class TrainingConfig:
     dice_weight: float = 0.5
     average_decay: float = 0.999
     drop_probability: float = 0.1
+    paste_probability: float = 0.4
+    core_probability: float = 0.2
     validations: int = 20
     patience: int = 8
     loader_processes: int = 0
@@ -118,15 +123,17 @@ class RandomCrops(Dataset[dict[str, Any]]):
     """Random crops of prepared cases: item i is a function of the seed and of i alone, so any loader may make it."""
 
     def __init__(self, cases: Sequence[PreparedCase], task: Task, config: TrainingConfig) -> None:
-        self.cases, self.task, self.seed = cases, task, config.seed
+        self.cases, self.task, self.config = cases, task, config
+        self.lesions = [label_values(task).index(value) for value in task.lesions]
         self.transform = training_transform(task, config.drop_probability)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, place = divmod(index, len(self.cases))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
-        case = self.cases[order[place]]
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.cases))
+        random = np.random.default_rng([self.config.seed, 1, index])
+        case = self._mixed(self.cases[order[place]], random)
         assert case.labels is not None
-        self.transform.set_random_state(seed=int(np.random.default_rng([self.seed, 1, index]).integers(2**31)))
+        self.transform.set_random_state(seed=int(random.integers(2**31)))
         labels = torch.from_numpy(case.labels)[None]
         sample = {"image": torch.from_numpy(case.image), "labels": labels, "present": case.present}
         tracked = get_track_meta()
@@ -138,6 +145,13 @@ class RandomCrops(Dataset[dict[str, Any]]):
         finally:
             set_track_meta(tracked)
         return {"image": torch.as_tensor(changed["image"]), "labels": torch.as_tensor(changed["labels"])}
+
+    def _mixed(self, case: PreparedCase, random: np.random.Generator) -> PreparedCase:
+        if self.lesions and random.random() < self.config.paste_probability:
+            case = paste_lesion(case, self.cases[int(random.integers(len(self.cases)))], self.lesions, random)
+        if self.lesions and random.random() < self.config.core_probability:
+            case = change_core(case, self.lesions, random)
+        return case
 
 
 class Trainer:

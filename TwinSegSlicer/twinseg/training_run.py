@@ -10,20 +10,21 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twinseg import __version__
 from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.home import data_folder
 from twinseg.inference import Report
-from twinseg.model_file import load_model, save_model
+from twinseg.model_file import Model, load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
 from twinseg.pictures import png
 from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
@@ -190,12 +191,38 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
         own_config = NetworkConfig.from_dict(parent.card.network)
         config = dataclasses.replace(own_config, in_channels=config.in_channels, out_channels=config.out_channels)
     network = build_network(config)
-    own = network.state_dict()
-    fitting = {name: new for name, new in parent.tensors.items() if name in own and own[name].shape == new.shape}
-    if 2 * sum(tensor.numel() for tensor in fitting.values()) < sum(tensor.numel() for tensor in own.values()):
-        raise InputError(f"{request.init}: its network is too different to start from; leave out --init")
-    network.load_state_dict({**own, **fitting})
+    fitting = fitted_weights(parent, network.state_dict(), task)
+    if 2 * sum(tensor.numel() for tensor in fitting.values()) < count_parameters(network):
+        raise InputError(f"{request.init}: its network is too different to start from; use another model")
+    network.load_state_dict({**network.state_dict(), **fitting})
     return network, parent.card.hash
+
+
+def fitted_weights(parent: Model, own: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """The parent's tensors that serve a network of other sequences or other slices.
+
+    The first layer's input channels are matched by their sequences' names; a kernel that reaches over slices is added
+    up along them where the own one does not (the same answer where the slices are alike). What else differs in shape
+    is left out.
+    """
+    names = [sequence.name for sequence in parent.card.task.sequences]
+    fitting: dict[str, Tensor] = {}
+    for name in own.keys() & parent.tensors.keys():
+        wanted, tensor = own[name], parent.tensors[name].float()
+        if tensor.dim() == wanted.dim() == 5:
+            for axis in (2, 3, 4):
+                if wanted.shape[axis] == 1:
+                    tensor = tensor.sum(axis, keepdim=True)
+        same_kernels = tensor.shape[:1] + tensor.shape[2:] == wanted.shape[:1] + wanted.shape[2:]
+        if name == "stem.convolution.weight" and same_kernels:
+            matched = wanted.clone()
+            for channel, sequence in enumerate(task.sequences):
+                if sequence.name in names:
+                    matched[:, channel] = tensor[:, names.index(sequence.name)]
+            tensor = matched
+        if tensor.shape == wanted.shape:
+            fitting[name] = tensor
+    return fitting
 
 
 def training_config(request: TrainingRequest) -> TrainingConfig:
