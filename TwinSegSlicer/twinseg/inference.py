@@ -145,17 +145,22 @@ def predict(
     size = (image.shape[1], image.shape[2], image.shape[3])
     places = [(slice(None), slice(None), slice(None))] if window is None else window_places(size, window)
     turns: list[list[int]] = [[], *([axis + 1] for axis in task.flip_axes if flips)]
-    total = torch.zeros((network.config.out_channels, *size))
-    weight = torch.zeros(size)
-    importance = torch.ones(size) if window is None else compute_importance_map(window, "gaussian", 0.125)
+    one_pass = len(turns) * len(places) == 1
+    if not one_pass:
+        total, weight = torch.zeros((network.config.out_channels, *size)), torch.zeros(size)
+        importance = torch.ones(size) if window is None else compute_importance_map(window, "gaussian", 0.125)
     with torch.inference_mode(), autocast(device):
         for step, (turn, place) in enumerate(product(turns, places)):
             part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *place)]))
-            share = importance[tuple(slice(0, length) for length in part.shape[1:])]
-            scores = network(part.flip(turn)[None].to(device))[0].float().softmax(0).flip(turn).cpu()
-            total[(slice(None), *place)] += scores * share
-            weight[place] += share
+            turned = part.flip(turn) if turn else part
+            logits = network(turned[None].to(device))[0].contiguous()  # what follows is slow on channels-last memory
+            scores = logits.softmax(0, dtype=torch.float32).cpu()
             _tell(report, 0.1 + 0.8 * (step + 1) / (len(turns) * len(places)), "segmenting")
+            if one_pass:
+                return scores.numpy()
+            share = importance[tuple(slice(0, length) for length in part.shape[1:])]
+            total[(slice(None), *place)] += scores.flip(turn) * share
+            weight[place] += share
     return (total / weight).numpy()
 
 

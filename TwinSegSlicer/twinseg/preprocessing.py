@@ -15,11 +15,15 @@ from twinseg.cases import LoadedCase
 from twinseg.tasks import Task
 from twinseg.volumes import Volume, ras_grid, resample_to, to_ras
 
-MARGIN_MM = 8.0
+MARGIN_MM = 3.0
 """Kept around the foreground, so that a network sees where the head ends."""
 
 SPACING_TOLERANCE = 0.05
 """A grid within 5 % of the task's spacing is used as it is: resampling would cost more than it brings."""
+
+
+Box = tuple[slice, slice, slice]
+WHOLE: Box = (slice(None), slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def prepare(case: LoadedCase, task: Task, *, name: str = "", site: str | None = 
     image = np.zeros((len(task.sequences), *(part.stop - part.start for part in box)), np.float32)
     for channel, sequence in enumerate(task.sequences):
         if sequence.name in on_grid:
-            image[channel] = normalize(on_grid[sequence.name], task)[box]
+            image[channel] = normalize(on_grid[sequence.name], task, box)
     labels = None
     if case.labels is not None:
         values = resample_to(case.labels, affine, shape, mode="nearest").array[box]
@@ -97,17 +101,21 @@ def foreground(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     return array > low + 0.1 * (high - low)
 
 
-def normalize(array: NDArray[np.float32], task: Task) -> NDArray[np.float32]:
-    """MR: z-score over the foreground, clipped at ±6. CT: the task's window of Hounsfield units to -1..1."""
+def normalize(array: NDArray[np.float32], task: Task, box: Box = WHOLE) -> NDArray[np.float32]:
+    """A box of the array, normalised. MR: z-score over the whole array's foreground, clipped at ±6. CT: the task's
+    window of Hounsfield units to -1..1."""
     if task.normalization == "window":
         if task.window is None:
             raise ValueError(f"task {task.name} is normalised by a window but names none")
         low, high = task.window
-        return (np.clip(array, low, high) * (2.0 / (high - low)) - (high + low) / (high - low)).astype(np.float32)
+        scaled = np.clip(array[box], low, high) * (2.0 / (high - low)) - (high + low) / (high - low)
+        return scaled.astype(np.float32)
     tissue = foreground(array)
     inside = array[tissue] if tissue.any() else array
     mean, deviation = float(inside.mean()), float(inside.std())
-    return np.clip((array - mean) / max(deviation, 1e-6), -6.0, 6.0).astype(np.float32)
+    part = (array[box] - mean).astype(np.float32, copy=False)
+    part /= np.float32(max(deviation, 1e-6))
+    return np.clip(part, -6.0, 6.0, out=part)
 
 
 def restore_labels(prediction: NDArray[np.float32], prepared: PreparedCase, reference: Volume) -> NDArray[np.uint8]:
@@ -133,9 +141,11 @@ def restore(
     return resample_to(Volume(array, prepared.affine), reference.affine, reference.array.shape, fill=outside).array
 
 
-def _foreground_box(arrays: list[NDArray[np.float32]], affine: NDArray[np.float64]) -> tuple[slice, slice, slice]:
+def _foreground_box(arrays: list[NDArray[np.float32]], affine: NDArray[np.float64]) -> Box:
     margin = np.ceil(MARGIN_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
-    tissue = np.logical_or.reduce([foreground(array) for array in arrays])
+    tissue = foreground(arrays[0])
+    for array in arrays[1:]:
+        tissue |= foreground(array)
     box = []
     for axis in range(3):
         # A slab counts when a hundredth of it is tissue: single bright voxels of noise do not hold the box open.
@@ -145,5 +155,5 @@ def _foreground_box(arrays: list[NDArray[np.float32]], affine: NDArray[np.float6
     return box[0], box[1], box[2]
 
 
-def _whole(shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+def _whole(shape: tuple[int, int, int]) -> Box:
     return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
