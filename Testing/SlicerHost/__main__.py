@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from pathlib import Path
 
-from .host import Host, start
+from .faults import HostFault
+from .host import Host, end, start
 
 
 def run(host: Host, paths: list[Path], test: bool, screenshot: Path | None) -> None:
@@ -22,12 +24,17 @@ def run(host: Host, paths: list[Path], test: bool, screenshot: Path | None) -> N
     if test:
         host.slicer.selfTests[name](msec=0)
         print(f"{name}: self-test passed")
-    host.app.quit()
-    left = host.app.child_processes()
-    for process in left:
-        process.kill()
-    if left:
-        raise RuntimeError(f"{name} left {len(left)} child process(es) running when the application quit")
+    end(host)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, SystemExit):
+        return f"the module ended Python: sys.exit({error.code!r})"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,12 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not path.is_file():
             parser.error(f"{path}: there is no such file")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    host = start(testing=options.test)
     try:
-        run(host, options.module, options.test, options.screenshot)
-        host.faults.check()
-    except Exception as error:  # whatever the module raised is the result of the run
-        logging.exception("%s: %s", options.module[-1].stem, error)
+        run(start(testing=options.test), options.module, options.test, options.screenshot)
+    except (Exception, SystemExit) as error:  # whatever the module raised is the result of the run
+        if not isinstance(error, (HostFault, SystemExit)):  # those of faults are printed already
+            traceback.print_exception(error)
+        print(f"{options.module[-1].stem}: failed: {describe(error)}", file=sys.stderr)
         return 1
     return 0
 

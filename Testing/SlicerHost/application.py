@@ -46,6 +46,7 @@ class qSlicerApplication(QtWidgets.QApplication):
     slicerHome = applicationDirPath = temporaryPath = cachePath = defaultScenePath = extensionsInstallPath = ""
     slicerUserSettingsFilePath = ""
     isCustomMainApplication = False
+    exit_code = 0  # what slicer.util.exit was called with
 
     def __init__(self, home: Path):
         super().__init__(["Slicer"])
@@ -238,7 +239,8 @@ class qSlicerApplication(QtWidgets.QApplication):
         """Not done; a test would end."""
 
     def exit(self, code: int = 0) -> None:
-        """As :meth:`quit`."""
+        """As :meth:`quit`; a code other than 0 makes the run fail."""
+        self.exit_code = code
         self.quit()
 
     def quit(self) -> None:

@@ -6,6 +6,7 @@ would: the default button of a question, Cancel to a file dialog. A test can say
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,11 +61,21 @@ class Dialogs:
                 return result(dialog) if callable(result) and not isinstance(result, int) else result
         return default
 
-    def install(self) -> None:
-        """Take the place of every way in which Qt opens a modal dialog."""
-        QtWidgets.QDialog.exec = self._exec  # type: ignore[method-assign]
-        QtWidgets.QDialog.exec_ = self._exec  # type: ignore[attr-defined]
-        QtWidgets.QMessageBox.exec = self._exec  # type: ignore[method-assign]
+    def install(self, util: Any, app: Any) -> None:
+        """Take the place of every way in which Qt opens a modal dialog, and of ``slicer.util``'s error dialog, which
+        Slicer only logs under ``--testing``."""
+        show = util.errorDisplay
+
+        @functools.wraps(show)
+        def error_display(text: str, *arguments: Any, **options: Any) -> None:
+            if app.testingEnabled():
+                faults.record(Fault("dialog", str(text)))
+            show(text, *arguments, **options)
+
+        util.errorDisplay = error_display
+        QtWidgets.QDialog.exec = self._exec
+        QtWidgets.QDialog.exec_ = self._exec
+        QtWidgets.QMessageBox.exec = self._exec
         for name, icon in {"information": 1, "warning": 2, "critical": 3, "question": 4}.items():
             setattr(QtWidgets.QMessageBox, name, staticmethod(self._message_function(QtWidgets.QMessageBox.Icon(icon))))
         cancelled: dict[str, Any] = {
@@ -76,8 +87,8 @@ class Dialogs:
             setattr(QtWidgets.QFileDialog, name, staticmethod(self._static_function(default)))
         for name in ("getText", "getInt", "getDouble", "getItem", "getMultiLineText"):
             setattr(QtWidgets.QInputDialog, name, staticmethod(self._static_function((None, False))))
-        QtWidgets.QMenu.exec = lambda *_: None  # type: ignore[method-assign,assignment]
-        QtWidgets.QMenu.exec_ = lambda *_: None  # type: ignore[attr-defined]
+        QtWidgets.QMenu.exec = lambda *_: None
+        QtWidgets.QMenu.exec_ = lambda *_: None
 
     @property
     def _exec(self) -> Callable[[Any], Any]:

@@ -44,7 +44,7 @@ class Host:
         self.app.attach(slicer.mrmlScene, logic)
         self._make_modules(logic)
         faults.install()
-        dialogs.install()
+        dialogs.install(slicer.util, self.app)
         self.app.startupCompleted.emit()
 
     def _make_modules(self, logic: Any) -> None:
@@ -61,6 +61,7 @@ class Host:
         from . import node_widget_connectors  # noqa: F401 - registers them
         from .layout_manager import qSlicerLayoutManager
         from .main_window import qSlicerMainWindow
+        from .scene_observer import ModuleObservers
         from .scripted_modules import qSlicerModuleManager
         from .subject_hierarchy import HierarchyFollower
 
@@ -70,6 +71,7 @@ class Host:
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.window = qSlicerMainWindow(self.app.layoutManager())
         self.window.show()
+        self._module_observers = ModuleObservers(slicer.mrmlScene)
 
     # What a test does
 
@@ -90,11 +92,13 @@ class Host:
         if seconds:
             self.app.wait_until(lambda: False, seconds)
         self.app.processEvents()
+        # Outside of QApplication.exec, Qt would keep for ever what is to be deleted later.
+        self.app.sendPostedEvents(None, self.qt.QEvent.DeferredDelete)
 
     def close_scene(self) -> None:
         """As File / Close scene."""
         self.slicer.mrmlScene.Clear()
-        self.app.processEvents()
+        self.process_events()
 
     def reset(self) -> None:
         """Between tests: no module open, none loaded, an empty scene, the default layout, no dialogs."""
@@ -102,10 +106,13 @@ class Host:
         for name, module in list(self.app.moduleManager().modules.items()):
             if module.path:
                 self.app.moduleManager().unload(name)
+        self.process_events()
+        self._module_observers.remove()
         self.close_scene()
         self.app.layoutManager().setLayout(self.slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.dialogs.shown.clear()
         self.app._is_quitting = False
+        self.app.exit_code = 0
 
     # Pictures
 
@@ -152,6 +159,27 @@ def start(testing: bool = False) -> Host:
     return _host
 
 
+def end(host: Host) -> None:
+    """Quit the application, and see that all went well.
+
+    Raises
+    ------
+    RuntimeError
+        if child processes are left (they are ended), or a module called ``slicer.util.exit`` with another code than 0.
+    HostFault
+        if there was an error that nobody expected.
+    """
+    host.app.quit()
+    left = [f"{process.name()} (process {process.pid})" for process in host.app.child_processes()]
+    for process in host.app.child_processes():
+        process.kill()
+    host.faults.check()
+    if left:
+        raise RuntimeError(f"still running when the application quit: {', '.join(left)}")
+    if host.app.exit_code:
+        raise RuntimeError(f"the module ended the application with exit code {host.app.exit_code}")
+
+
 def _add_slicer_files(slicer: ModuleType, home: Path) -> None:
     """Let ``import slicer.i18n`` and the like find the host's files, or Slicer's own below SLICER_PYTHON_DIR."""
     slicer.__path__.append(str(SLICER_FILES / "slicer"))
@@ -183,6 +211,7 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
         threed_view,
         ui_loader,
         views,
+        vtk_modules,
         widget_api,
         widgets_ctk,
         widgets_ctk_paths,
@@ -194,12 +223,12 @@ def _fill_namespaces(qt: ModuleType, slicer: ModuleType) -> None:
     ctk = ModuleType("ctk", "CTK's widgets (made by SlicerHost)")
     vars(ctk).update(widget_api.known_classes(("ctk",)), **widgets_ctk.NAMES)
     sys.modules["ctk"] = ctk
-    vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")), **widgets_mrml.NAMES, **plugins.NAMES)
+    vars(slicer).update(widget_api.known_classes(("qMRML", "qSlicer")))
+    vars(slicer).update(**widgets_mrml.NAMES, **subject_hierarchy.NAMES, **plugins.NAMES)
+    vtk_modules.install_widget_libraries(qt_facade.QT_MODULES)
     qt.__dict__["QUiLoader"] = ui_loader.QUiLoader
     qt.__dict__["loadUI"] = lambda path: ui_loader.QUiLoader().load(path)
-    import slicer.util
-
-    for name in ("ScriptedLoadableModule", "cli", "i18n", "packaging", "testing"):
+    for name in ("util", "ScriptedLoadableModule", "cli", "i18n", "packaging", "testing"):
         __import__(f"slicer.{name}")
     import vtk
 

@@ -16,7 +16,7 @@ from .views import qMRMLTableWidget
 from .widget_api import implements
 
 # Class of a view node -> widget that shows it.
-VIEW_WIDGETS = {
+VIEW_WIDGETS: dict[str, Any] = {
     "vtkMRMLSliceNode": qMRMLSliceWidget,
     "vtkMRMLViewNode": qMRMLThreeDWidget,
     "vtkMRMLTableViewNode": qMRMLTableWidget,

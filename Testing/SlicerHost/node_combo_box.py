@@ -271,8 +271,10 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox", **BOX_DEFAULTS)):  # type
     # Keeping up with the scene
 
     def _on_scene_changed(self, event: str, node: Any) -> None:
+        if event in ("added", "removed") and node is not None and node is not self._node and not self._is_listed(node):
+            return
         self._refresh()
-        if event == "added" and self._is_listed(node):
+        if event == "added":
             self.nodeAdded.emit(node)
 
     def _refresh(self) -> None:

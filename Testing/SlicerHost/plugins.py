@@ -12,7 +12,8 @@ from PySide6 import QtCore
 from .qt_facade import native
 
 
-class Registry:
+@native
+class Registry(QtCore.QObject):
     """One registry of each kind, given by ``instance()``, as Slicer's singletons are."""
 
     _instances: ClassVar[dict[type, Any]] = {}
@@ -20,22 +21,26 @@ class Registry:
     @classmethod
     def instance(cls) -> Any:
         """The only one."""
-        return Registry._instances.setdefault(cls, cls())
+        if cls not in Registry._instances:
+            Registry._instances[cls] = cls()
+        return Registry._instances[cls]
 
     def __init__(self) -> None:
-        self.registered: dict[str, Any] = {}
+        super().__init__()
+        self._registered: dict[str, Any] = {}
 
     def _register(self, plugin: Any) -> bool:
-        if plugin.name in self.registered:
+        if plugin.name in self._registered:
             return False
-        self.registered[plugin.name] = plugin
+        self._registered[plugin.name] = plugin
         return True
 
     def cleanup(self) -> None:
         """Forget all."""
-        self.registered.clear()
+        self._registered.clear()
 
 
+@native
 class qSlicerSubjectHierarchyPluginHandler(Registry):
     """The plugins of the subject hierarchy."""
 
@@ -43,20 +48,28 @@ class qSlicerSubjectHierarchyPluginHandler(Registry):
 
     def pluginByName(self, name: str) -> Any:
         """A registered plugin, or None."""
-        return self.registered.get(name)
+        return self._registered.get(name)
 
     def setCurrentItem(self, item: int) -> None:
         """No plugin acts on it."""
 
 
+@native
 class qSlicerSegmentEditorEffectFactory(Registry):
     """The effects of the segment editor."""
 
-    registerEffect = Registry._register
+    effectRegistered = QtCore.Signal(str)
+
+    def registerEffect(self, effect: Any) -> bool:
+        """Keep an effect, and announce it; one of a name that is there already is refused."""
+        is_new = self._register(effect)
+        if is_new:
+            self.effectRegistered.emit(effect.name)
+        return is_new
 
     def registeredEffects(self) -> list[Any]:
         """All effects."""
-        return list(self.registered.values())
+        return list(self._registered.values())
 
 
 @native

@@ -224,29 +224,31 @@ def _adopt_pythonqt_manners() -> None:
             cls.__getattribute__ = _make_getattribute(cls.__dict__["__getattribute__"])  # type: ignore[method-assign]
     single_shot = QtCore.QTimer.__dict__["singleShot"]
     single_shot.method = staticmethod(_safe_single_shot(single_shot.method.__func__))
-    QtCore.QObject.className = _class_name  # type: ignore[attr-defined]
-    QtCore.QObject.delete = lambda self: shiboken6.delete(self)  # type: ignore[attr-defined]
-    QtCore.QObject.__getattr__ = _getattr  # type: ignore[attr-defined]
+    QtCore.QObject.className = _class_name
+    QtCore.QObject.delete = lambda self: shiboken6.delete(self)
+    QtCore.QObject.__getattr__ = _getattr
 
 
 def _add_qt5_names(namespace: dict[str, Any]) -> None:
     """Names that Slicer's Qt has and Qt 6 moved or renamed."""
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QCoreApplication, QtCore.QEventLoop, QtGui.QDrag):
-        cls.exec_ = lambda self, *arguments: self.exec(*arguments)  # type: ignore[attr-defined]
-    QtWidgets.QLayout.margin = property(  # type: ignore[attr-defined]
+        cls.exec_ = lambda self, *arguments: self.exec(*arguments)
+    QtWidgets.QLayout.margin = property(
         lambda self: self.contentsMargins().left(),
         lambda self, margin: self.setContentsMargins(margin, margin, margin, margin),
     )
-    QtWidgets.QLayout.setMargin = lambda self, margin: self.setContentsMargins(*[margin] * 4)  # type: ignore[attr-defined]
+    QtWidgets.QLayout.setMargin = lambda self, margin: self.setContentsMargins(*[margin] * 4)
     make_menu = QtWidgets.QMenu.__init__
 
     def init_menu(self: Any, *arguments: Any) -> None:
         """Modules hand their Python widget class as parent, which PythonQt takes as no parent."""
         make_menu(self, *[entry for entry in arguments if isinstance(entry, (str, QtWidgets.QWidget))])
 
-    QtWidgets.QMenu.__init__ = init_menu  # type: ignore[method-assign,assignment]
+    QtWidgets.QMenu.__init__ = init_menu
+    view = QtWidgets.QAbstractItemView  # PythonQt makes instances of an abstract class; here, of a class below it
+    view.__new__ = lambda cls, *_, **__: super(view, cls).__new__(QtWidgets.QListView if cls is view else cls)
     color_name = QtGui.QColor.name
-    QtGui.QColor.name = lambda self, kind=0: color_name(self, QtGui.QColor.NameFormat(int(kind)))  # type: ignore[assignment]
+    QtGui.QColor.name = lambda self, kind=0: color_name(self, QtGui.QColor.NameFormat(int(kind)))
     QtCore.Qt.MidButton = QtCore.Qt.MouseButton.MiddleButton
     QtGui.QFontMetrics.width = QtGui.QFontMetrics.horizontalAdvance
     namespace["QRegExp"] = QtCore.QRegularExpression

@@ -12,7 +12,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from .host import start
+from .host import end, start
 
 
 def is_module(path: Path) -> bool:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         sys.argv = [str(options.script), *rest]
         runpy.run_path(str(options.script), run_name="__main__")
-    host.app.quit()
+    end(host)
     return 0 if passed else 1
 
 

@@ -1,4 +1,4 @@
-"""One observer of a scene, for widgets that show its nodes."""
+"""Observers of the scene: those of widgets that show its nodes, and those that modules leave behind."""
 
 from __future__ import annotations
 
@@ -30,6 +30,27 @@ def while_alive(owner: QtCore.QObject, callback: Callable[..., Any]) -> Callable
     return call
 
 
+class ModuleObservers:
+    """Notes the observers that modules add to the scene. In Slicer, one that a module has not removed ends with the
+    application; here, another module or test would follow, and the observer would act on a panel that is gone."""
+
+    def __init__(self, scene: Any):
+        self._scene = scene
+        self._tags: list[int] = []
+        scene.AddObserver = self._add
+
+    def _add(self, *arguments: Any) -> int:
+        tag = vtkMRMLScene.AddObserver(self._scene, *arguments)
+        self._tags.append(tag)
+        return tag
+
+    def remove(self) -> None:
+        """Remove all that are still there."""
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._tags.clear()
+
+
 class SceneObserver:
     """Calls ``on_change(event, node)`` when a node comes, goes or is renamed, or the whole scene changes, as long as Qt
     has not deleted the widget ``owner``."""
@@ -49,7 +70,7 @@ class SceneObserver:
         if scene is None:
             return
         for name, event in SCENE_EVENTS.items():
-            self._tags.append((scene, scene.AddObserver(event, self._callback(name))))
+            self._tags.append((scene, vtkMRMLScene.AddObserver(scene, event, self._callback(name))))
         nodes = scene.GetNodes()
         for index in range(nodes.GetNumberOfItems()):
             self._observe_node(nodes.GetItemAsObject(index))

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import slicer
 import SubjectHierarchyPlugins
@@ -205,13 +205,12 @@ class qSlicerModuleManager(QtCore.QObject):
     moduleUnloaded = QtCore.Signal(str)
     modulesUnloaded = QtCore.Signal()
 
-    modules: ClassVar[dict[str, Any]] = {}
-    registered: ClassVar[dict[str, Path]] = {}
+    modules: dict[str, Any]
+    registered: dict[str, Path]
 
     def __init__(self, built_in: dict[str, Any]):
         super().__init__()
-        self.modules = dict(built_in)
-        self.registered = {}
+        self.__dict__.update(modules=dict(built_in), registered={})  # unknown attributes can not be assigned
         self._factory_manager = FactoryManager(self)
         for name, module in built_in.items():
             setattr(slicer.modules, name.lower(), module)

@@ -94,7 +94,7 @@ def make_adapter(callback: Callable[..., Any], types: list[str] | None) -> Adapt
             else:
                 callback(*arguments[:limit])
         except Exception:  # what a slot raises ends here in Slicer too: printed, and Qt goes on
-            faults.record_exception(*sys.exc_info())  # type: ignore[arg-type]
+            faults.record_exception(*sys.exc_info())
 
     return adapter
 

@@ -33,9 +33,6 @@ class qMRMLSliceView(RenderedView, CarriesScene, interface("qMRMLSliceView")):  
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
         self._make_window()
-        self._make_displayable_managers(
-            slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), SLICE_DISPLAYABLE_MANAGERS
-        )
         self._renderer.GetActiveCamera().ParallelProjectionOn()
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
@@ -43,6 +40,11 @@ class qMRMLSliceView(RenderedView, CarriesScene, interface("qMRMLSliceView")):  
         self._actor = vtk.vtkActor2D()
         self._actor.SetMapper(self._mapper)
         self._actor.GetProperty().SetDisplayLocationToBackground()
+        self._actor.VisibilityOff()
+        self._renderer.AddViewProp(self._actor)  # before all others: what is translucent blends with what is there
+        self._make_displayable_managers(
+            slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), SLICE_DISPLAYABLE_MANAGERS
+        )
         self._interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
         self._logic: Any = None
 
@@ -55,12 +57,9 @@ class qMRMLSliceView(RenderedView, CarriesScene, interface("qMRMLSliceView")):  
 
     def _on_logic_modified(self) -> None:
         connection = self._logic.GetImageDataConnection()
-        if connection is None:
-            self._renderer.RemoveViewProp(self._actor)
-        else:
+        self._actor.SetVisibility(connection is not None)
+        if connection is not None:
             self._mapper.SetInputConnection(connection)
-            if not self._renderer.HasViewProp(self._actor):
-                self._renderer.AddViewProp(self._actor)
         self.scheduleRender()
 
     def _resized(self, width: int, height: int) -> None:

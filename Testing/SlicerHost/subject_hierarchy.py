@@ -11,6 +11,7 @@ import slicer
 import vtk
 from PySide6 import QtGui, QtWidgets
 
+from .qt_facade import native
 from .scene_observer import SceneObserver
 from .widget_api import as_strings, implements, interface
 
@@ -40,7 +41,10 @@ class HierarchyFollower:
         self._observer.observe(scene)
 
     def _on_changed(self, event: str, node: Any) -> None:
-        hierarchy = hierarchy_node(self._scene)
+        if self._scene.IsClosing() and event != "closed":
+            return  # the hierarchy goes as well
+        # Makes the hierarchy anew after the scene was closed, and takes in what was read with an imported scene.
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self._scene)
         if event == "removed":
             item = hierarchy.GetItemByDataNode(node) if node is not None else 0
             if item:
@@ -51,6 +55,34 @@ class HierarchyFollower:
         for candidate in arrived:
             if has_item(candidate) and not hierarchy.GetItemByDataNode(candidate):
                 hierarchy.CreateItem(hierarchy.GetSceneItemID(), candidate)
+
+
+class qMRMLSortFilterSubjectHierarchyProxyModel:
+    """What a view of the hierarchy lists: the view's own filter, under the name that it has in Slicer."""
+
+    def __init__(self, view: Any):
+        self._view = view
+
+    @property
+    def nodeTypes(self) -> tuple[str, ...]:
+        """Only items of nodes of these classes; all where it is empty."""
+        return as_strings(self._view.nodeTypes)
+
+    @nodeTypes.setter
+    def nodeTypes(self, types: Any) -> None:
+        self._view.setNodeTypes(types)
+
+    def setNodeTypes(self, types: Any) -> None:
+        """Only items of nodes of these classes; all where it is empty."""
+        self._view.setNodeTypes(types)
+
+    def setNameFilter(self, text: str) -> None:
+        """Only items whose name contains this."""
+        self._view.setNameFilter(text)
+
+    def acceptedItemCount(self, root_item: int = 0) -> int:
+        """How many items are listed."""
+        return len(self._view.listed_items())
 
 
 class ChoosesItem:
@@ -77,6 +109,15 @@ class ChoosesItem:
         self.store("nodeTypes", as_strings(types))
         self._show()
 
+    def setNameFilter(self: Any, text: str) -> None:
+        """Only items whose name contains this."""
+        self.store("nameFilter", text)
+        self._show()
+
+    def sortFilterProxyModel(self: Any) -> qMRMLSortFilterSubjectHierarchyProxyModel:
+        """The filter, through which modules set what is listed."""
+        return qMRMLSortFilterSubjectHierarchyProxyModel(self)
+
     def listed_items(self: Any) -> list[int]:
         """The items that can be chosen."""
         hierarchy = self.subjectHierarchyNode()
@@ -85,8 +126,9 @@ class ChoosesItem:
         children = vtk.vtkIdList()
         hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), children, True)
         items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
-        kinds = as_strings(self.nodeTypes)
-        return [item for item in items if not kinds or self._is_of(hierarchy.GetItemDataNode(item), kinds)]
+        kinds, text = as_strings(self.nodeTypes), (self.stored("nameFilter") or "").lower()
+        of_kind = [item for item in items if not kinds or self._is_of(hierarchy.GetItemDataNode(item), kinds)]
+        return [item for item in of_kind if text in hierarchy.GetItemName(item).lower()]
 
     @staticmethod
     def _is_of(node: Any, kinds: tuple[str, ...]) -> bool:
@@ -124,13 +166,48 @@ class ChoosesItem:
         self._show()
 
 
+@native
+class qMRMLSubjectHierarchyModel(QtGui.QStandardItemModel):
+    """The rows of a tree view: a row an item, below the row of its parent."""
+
+    nameColumn, descriptionColumn, visibilityColumn, colorColumn, transformColumn, idColumn = range(6)
+
+    def __init__(self, parent: Any = None):
+        super().__init__(parent)
+        self.setHorizontalHeaderLabels(["Node", "Description", "", "", "", "IDs"])
+
+    def show_items(self, hierarchy: Any, items: list[int]) -> None:
+        """List these items anew; a parent must come before its children."""
+        self.removeRows(0, self.rowCount())
+        rows: dict[int, QtGui.QStandardItem] = {}
+        for item in items:
+            row = self._make_row(hierarchy.GetItemName(item), hierarchy.GetItemDataNode(item))
+            row[self.nameColumn].setData(item, ITEM_ROLE)
+            rows.get(hierarchy.GetItemParent(item), self.invisibleRootItem()).appendRow(row)
+            rows[item] = row[self.nameColumn]
+
+    def _make_row(self, name: str, node: Any) -> list[QtGui.QStandardItem]:
+        texts = [name, "", "", "", "", ""]
+        display = node.GetDisplayNode() if hasattr(node, "GetDisplayNode") else None
+        if node is not None:
+            texts[self.descriptionColumn] = node.GetDescription() or ""
+            texts[self.idColumn] = node.GetID()
+        if hasattr(node, "GetParentTransformNode") and node.GetParentTransformNode() is not None:
+            texts[self.transformColumn] = node.GetParentTransformNode().GetName()
+        row = [QtGui.QStandardItem(text) for text in texts]
+        if display is not None:
+            row[self.visibilityColumn].setText("shown" if display.GetVisibility() else "hidden")
+            row[self.colorColumn].setBackground(QtGui.QColor.fromRgbF(*display.GetColor()))
+        return row
+
+
 @implements
 class qMRMLSubjectHierarchyTreeView(ChoosesItem, interface("qMRMLSubjectHierarchyTreeView")):  # type: ignore[misc]
     """The hierarchy as a tree; without its context menus."""
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
-        self.setModel(QtGui.QStandardItemModel(self))
+        self.setModel(qMRMLSubjectHierarchyModel(self))
         self.clicked.connect(lambda index: self.setCurrentItem(index.data(ITEM_ROLE) or 0))
 
     def currentItems(self) -> list[int]:
@@ -147,16 +224,7 @@ class qMRMLSubjectHierarchyTreeView(ChoosesItem, interface("qMRMLSubjectHierarch
         self.currentNodeChanged.emit(self.currentNode())
 
     def _show(self) -> None:
-        model = self.model()
-        model.clear()
-        model.setHorizontalHeaderLabels(["Node"])
-        entries: dict[int, Any] = {}
-        hierarchy = self.subjectHierarchyNode()
-        for item in self.listed_items():
-            entry = QtGui.QStandardItem(hierarchy.GetItemName(item))
-            entry.setData(item, ITEM_ROLE)
-            entries.get(hierarchy.GetItemParent(item), model.invisibleRootItem()).appendRow(entry)
-            entries[item] = entry
+        self.model().show_items(self.subjectHierarchyNode(), self.listed_items())
 
 
 @implements
@@ -176,3 +244,6 @@ class qMRMLSubjectHierarchyComboBox(ChoosesItem, interface("qMRMLSubjectHierarch
             self.addItem(self.subjectHierarchyNode().GetItemName(item), item)
         self.setCurrentIndex(self.findData(self.currentItem()))
         self.blockSignals(was_blocked)
+
+
+NAMES = {"qMRMLSubjectHierarchyModel": qMRMLSubjectHierarchyModel}

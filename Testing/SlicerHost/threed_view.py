@@ -78,9 +78,20 @@ class qMRMLThreeDView(RenderedView, CarriesScene, interface("qMRMLThreeDView")):
         return node.GetCamera() if node is not None else self._renderer.GetActiveCamera()
 
     def resetFocalPoint(self) -> None:
-        """Look at the middle of what is visible, from as far as shows all of it."""
+        """Look at the middle of what is visible, from as far as shows all of it, without the box around the scene."""
+        shown = self._node.GetBoxVisible(), self._node.GetAxisLabelsVisible()
+        self._show_box(False, False)
+        is_empty = not vtk.vtkMath.AreBoundsInitialized(self._renderer.ComputeVisiblePropBounds())
+        if is_empty:
+            self._show_box(*shown)
         self._renderer.ResetCamera()
+        self._show_box(*shown)
+        self._renderer.ResetCameraClippingRange()
         self.scheduleRender()
+
+    def _show_box(self, box: bool, labels: bool) -> None:
+        self._node.SetBoxVisible(box)
+        self._node.SetAxisLabelsVisible(labels)
 
     def resetCamera(self, *_: Any) -> None:
         """Look from the front at all that is visible."""

@@ -28,7 +28,16 @@ def grab(widget: Any, *arguments: Any) -> QtGui.QPixmap:
         _pictures_being_taken.pop()
 
 
-QtWidgets.QWidget.grab = grab  # type: ignore[method-assign,assignment]
+QtWidgets.QWidget.grab = grab
+
+
+def make_render_window() -> Any:
+    """A render window. VTK warns where there is no display; offscreen, that goes without saying."""
+    was_shown = vtk.vtkObject.GetGlobalWarningDisplay()
+    vtk.vtkObject.GlobalWarningDisplayOff()
+    window = vtk.vtkRenderWindow()
+    vtk.vtkObject.SetGlobalWarningDisplay(was_shown)
+    return window
 
 
 class RenderedView:
@@ -39,7 +48,7 @@ class RenderedView:
 
     def _make_window(self: Any) -> None:
         self._renderer = vtk.vtkRenderer()
-        self._window = vtk.vtkRenderWindow()
+        self._window = make_render_window()
         self._window.SetOffScreenRendering(1)
         self._window.SetShowWindow(False)
         self._window.SetMultiSamples(0)

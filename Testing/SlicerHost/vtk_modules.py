@@ -1,4 +1,8 @@
-"""The import names under which Slicer's Python finds its C++ libraries, and the files that the logics read at start."""
+"""The import names under which Slicer's Python finds its C++ libraries, and the files that the logics read at start.
+
+Older modules take a widget from the library that it is built in, such as ``qMRMLWidgetsPythonQt``, or Qt from
+``PythonQt``; the host's classes are all in ``slicer``, ``ctk`` and ``qt``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import colorsys
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import slicer
 
@@ -29,6 +34,18 @@ ALIASES = {
     "vtkSlicerVolumesModuleLogicPython": "vtkSlicerVolumesModuleLogic",
     "vtkSlicerTerminologiesModuleLogicPython": "vtkSlicerTerminologiesModuleLogic",
 }
+# Libraries of Slicer's widgets and plugins, whose names end with PythonQt.
+WIDGET_LIBRARIES = (
+    "qMRMLWidgets",
+    "qSlicerBaseQTCLI",
+    "qSlicerBaseQTCore",
+    "qSlicerBaseQTGUI",
+    "qSlicerMarkupsModuleWidgets",
+    "qSlicerSegmentationsEditorEffects",
+    "qSlicerSegmentationsModuleWidgets",
+    "qSlicerSubjectHierarchyModuleWidgets",
+    "qSlicerTerminologiesModuleWidgets",
+)
 
 
 def write_generic_colors(folder: Path, count: int = 256) -> None:
@@ -49,6 +66,21 @@ def install(home: Path) -> None:
     for name, source in ALIASES.items():
         if hasattr(slicer_core, source):
             sys.modules.setdefault(name, getattr(slicer_core, source))
-    mrml = ModuleType("mrml")
-    mrml.__dict__.update({name: value for name, value in vars(slicer).items() if name.startswith("vtkMRML")})
-    sys.modules.setdefault("mrml", mrml)
+    _install_module("mrml", {name: value for name, value in vars(slicer).items() if name.startswith("vtkMRML")})
+
+
+def install_widget_libraries(qt_modules: tuple[ModuleType, ...]) -> None:
+    """Make ``qMRMLWidgetsPythonQt`` and its like importable, and ``PythonQt`` with the modules of Qt in it."""
+    widgets = {name: value for name, value in vars(slicer).items() if name.startswith(("qMRML", "qSlicer"))}
+    for library in WIDGET_LIBRARIES:
+        _install_module(f"{library}PythonQt", widgets)
+    parts = {module.__name__.rpartition(".")[2]: module for module in qt_modules}
+    _install_module("PythonQt", parts).__path__ = []
+    for name, module in parts.items():
+        sys.modules.setdefault(f"PythonQt.{name}", module)
+
+
+def _install_module(name: str, contents: dict[str, Any]) -> ModuleType:
+    module = sys.modules.setdefault(name, ModuleType(name))
+    vars(module).update(contents)
+    return module

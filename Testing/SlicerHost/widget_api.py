@@ -71,7 +71,7 @@ class Stored:
             return False
         changed = self.stored(name) != value
         self.__dict__.setdefault("_values", {})[name] = value
-        signal = getattr(self, f"{name}Changed", None)
+        signal: Any = getattr(self, f"{name}Changed", None)
         if changed and hasattr(signal, "emit"):
             signal.emit(value)
         return changed

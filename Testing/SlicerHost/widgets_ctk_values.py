@@ -18,30 +18,24 @@ def pixel_position(value: float, minimum: float, maximum: float) -> int:
     return round(SLIDER_STEPS * (value - minimum) / span) if 0 < span < float("inf") else 0
 
 
-class BoundedNumber:
-    """``value`` within ``minimum`` and ``maximum``; setting one limit past the other moves the other along."""
+class Bounded:
+    """``minimum`` and ``maximum``; setting one past the other moves the other along."""
 
     def setMinimum(self: Any, minimum: float) -> None:
-        """The lowest value."""
+        """The lower limit."""
         self.setRange(minimum, max(minimum, self.maximum))
 
     def setMaximum(self: Any, maximum: float) -> None:
-        """The highest value."""
+        """The upper limit."""
         self.setRange(min(maximum, self.minimum), maximum)
 
     def setRange(self: Any, minimum: float, maximum: float) -> None:
-        """Both limits; the value is moved between them."""
+        """Both limits; what was set before is moved between them."""
         self.store("minimum", float(minimum))
         self.store("maximum", max(float(minimum), float(maximum)))
         if hasattr(self, "rangeChanged"):
             self.rangeChanged.emit(self.minimum, self.maximum)
-        self.setValue(self.value)
-        self._show()
-
-    def setValue(self: Any, value: float) -> None:
-        """The value, moved between the limits."""
-        self.store("value", min(max(float(value), self.minimum), self.maximum))
-        self._show()
+        self._move_between_limits()
 
     def setDecimals(self: Any, decimals: int) -> None:
         """Digits after the point, in what is shown."""
@@ -53,8 +47,35 @@ class BoundedNumber:
         self.store("singleStep", float(step))
         self._show()
 
+    def _move_between_limits(self: Any) -> None:
+        raise NotImplementedError
+
     def _show(self: Any) -> None:
-        """Bring the parts that the user sees in line with the value."""
+        """Bring the parts that the user sees in line with what is set."""
+
+
+class BoundedNumber(Bounded):
+    """``value`` within the limits."""
+
+    def setValue(self: Any, value: float) -> None:
+        """The value, moved between the limits."""
+        self.store("value", min(max(float(value), self.minimum), self.maximum))
+        self._show()
+
+    def _move_between_limits(self: Any) -> None:
+        self.setValue(self.value)
+
+
+class SliderPart:
+    """The QSlider in a composite widget, kept in line with its value."""
+
+    def _make_slider(self: Any) -> QtWidgets.QSlider:
+        slider = QtWidgets.QSlider(Qt.Orientation.Horizontal, self)
+        slider.setRange(0, SLIDER_STEPS)
+        slider.sliderMoved.connect(
+            lambda position: self.setValue(self.minimum + (self.maximum - self.minimum) * position / SLIDER_STEPS)
+        )
+        return slider
 
 
 class SpinBoxPart:
@@ -130,45 +151,38 @@ class ctkDoubleSpinBox(SpinBoxPart, BoundedNumber, interface("ctkDoubleSpinBox",
             self._show_in(self._spin_box, self.minimum, self.maximum, self.value)
 
 
+SLIDER_DEFAULTS = {**NUMBER_DEFAULTS, "maximum": 99.0}
+
+
 @implements
-class ctkDoubleSlider(
-    BoundedNumber, interface("ctkDoubleSlider", **{**NUMBER_DEFAULTS, "maximum": 99.0}, orientation=1)
-):  # type: ignore[misc]
+class ctkDoubleSlider(SliderPart, BoundedNumber, interface("ctkDoubleSlider", **SLIDER_DEFAULTS, orientation=1)):  # type: ignore[misc]
     """A slider over floating-point numbers."""
 
     def __init__(self, *arguments: Any):
         parent = next((argument for argument in arguments if isinstance(argument, QtWidgets.QWidget)), None)
         super().__init__(parent)
-        self._slider = QtWidgets.QSlider(Qt.Orientation.Horizontal, self)
-        self._slider.setRange(0, SLIDER_STEPS)
+        self._slider = self._make_slider()
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._slider)
-        self._slider.sliderMoved.connect(self._on_moved)
-
-    def _on_moved(self, position: int) -> None:
-        self.setValue(self.minimum + (self.maximum - self.minimum) * position / SLIDER_STEPS)
 
     def _show(self) -> None:
         if "_slider" in self.__dict__:
             self._slider.setValue(pixel_position(self.value, self.minimum, self.maximum))
 
 
+SLIDER_WIDGET = interface("ctkSliderWidget", **SLIDER_DEFAULTS, spinBoxVisible=True)
+
+
 @implements
-class ctkSliderWidget(
-    SpinBoxPart,
-    BoundedNumber,
-    interface("ctkSliderWidget", **{**NUMBER_DEFAULTS, "maximum": 99.0}, spinBoxVisible=True),
-):  # type: ignore[misc]
+class ctkSliderWidget(SliderPart, SpinBoxPart, BoundedNumber, SLIDER_WIDGET):  # type: ignore[misc,valid-type]
     """A slider with a spin box beside it."""
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        self._slider = QtWidgets.QSlider(Qt.Orientation.Horizontal, self)
-        self._slider.setRange(0, SLIDER_STEPS)
-        self._slider.sliderMoved.connect(self._on_moved)
+        self._slider = self._make_slider()
         self._spin_box = self._make_spin_box(lambda value: self.setValue(value))
         layout.addWidget(self._slider)
         layout.addWidget(self._spin_box)
@@ -193,31 +207,16 @@ class ctkSliderWidget(
             self.valueIsChanging.emit(float(value))
         super().setValue(value)
 
-    def _on_moved(self, position: int) -> None:
-        self.setValue(self.minimum + (self.maximum - self.minimum) * position / SLIDER_STEPS)
-
     def _show(self) -> None:
         if "_spin_box" in self.__dict__:
             self._show_in(self._spin_box, self.minimum, self.maximum, self.value)
             self._slider.setValue(pixel_position(self.value, self.minimum, self.maximum))
 
 
-class BoundedPair:
-    """``minimumValue`` and ``maximumValue`` within ``minimum`` and ``maximum``."""
+class BoundedPair(Bounded):
+    """``minimumValue`` and ``maximumValue`` within the limits."""
 
-    def setMinimum(self: Any, minimum: float) -> None:
-        """The lower limit."""
-        self.setRange(minimum, max(minimum, self.maximum))
-
-    def setMaximum(self: Any, maximum: float) -> None:
-        """The upper limit."""
-        self.setRange(min(maximum, self.minimum), maximum)
-
-    def setRange(self: Any, minimum: float, maximum: float) -> None:
-        """Both limits; the values are moved between them."""
-        self.store("minimum", float(minimum))
-        self.store("maximum", max(float(minimum), float(maximum)))
-        self.rangeChanged.emit(self.minimum, self.maximum)
+    def _move_between_limits(self: Any) -> None:
         self.setValues(self.minimumValue, self.maximumValue)
 
     def setMinimumValue(self: Any, value: float) -> None:
@@ -250,16 +249,8 @@ class BoundedPair:
         """The values."""
         return self.minimumValue, self.maximumValue
 
-    def setDecimals(self: Any, decimals: int) -> None:
-        """Digits after the point."""
-        self.store("decimals", int(decimals))
-        self._show()
 
-    def _show(self: Any) -> None:
-        """Bring the parts that the user sees in line with the values."""
-
-
-PAIR_DEFAULTS = {**NUMBER_DEFAULTS, "maximum": 99.0, "minimumValue": 0.0, "maximumValue": 99.0}
+PAIR_DEFAULTS = {**SLIDER_DEFAULTS, "minimumValue": 0.0, "maximumValue": 99.0}
 
 
 @implements

@@ -200,10 +200,11 @@ class qMRMLSegmentsTableView(FollowsSegmentation, interface("qMRMLSegmentsTableV
             self.segmentationNode().GetDisplayNode().SetSegmentVisibility(segment_id, shown)
 
 
+SELECTOR = interface("qMRMLSegmentSelectorWidget", segmentationNodeSelectorVisible=True)
+
+
 @implements
-class qMRMLSegmentSelectorWidget(
-    FollowsSegmentation, interface("qMRMLSegmentSelectorWidget", segmentationNodeSelectorVisible=True)
-):  # type: ignore[misc]
+class qMRMLSegmentSelectorWidget(FollowsSegmentation, SELECTOR):  # type: ignore[misc,valid-type]
     """A selector of a segmentation node with a selector of one of its segments."""
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
@@ -316,6 +317,25 @@ class qMRMLSegmentEditorWidget(interface("qMRMLSegmentEditorWidget")):  # type: 
 
     setMasterVolumeNode = setSourceVolumeNode
     masterVolumeNode = sourceVolumeNode
+
+    def segmentationNodeID(self) -> str:
+        """The ID of the edited segmentation, "" for none."""
+        return self.segmentationNode().GetID() if self.segmentationNode() is not None else ""
+
+    def setSegmentationNodeID(self, node_id: str) -> None:
+        """The segmentation to edit, by its ID."""
+        self.setSegmentationNode(self.mrmlScene().GetNodeByID(node_id) if node_id else None)
+
+    def sourceVolumeNodeID(self) -> str:
+        """The ID of the volume that is segmented, "" for none."""
+        return self.sourceVolumeNode().GetID() if self.sourceVolumeNode() is not None else ""
+
+    def setSourceVolumeNodeID(self, node_id: str) -> None:
+        """The volume that is segmented, by its ID."""
+        self.setSourceVolumeNode(self.mrmlScene().GetNodeByID(node_id) if node_id else None)
+
+    setMasterVolumeNodeID = setSourceVolumeNodeID
+    masterVolumeNodeID = sourceVolumeNodeID
 
     def currentSegmentID(self) -> str:
         """The ID of the chosen segment."""

@@ -26,17 +26,48 @@ def test_a_module_is_tested_and_photographed(sample_module, tmp_path):
     assert (tmp_path / "window.png").stat().st_size > 5000
 
 
-def test_an_error_in_a_panel_is_exit_code_1(tmp_path):
-    path = tmp_path / "Broken.py"
+FAILURES = {
+    "an exception that Qt would only print": (
+        "qt.QTimer.singleShot(0, lambda: 1 / 0)",
+        "HostFault: exception: ZeroDivisionError: division by zero",
+    ),
+    "an error dialog": ("slicer.util.errorDisplay('no image')", "HostFault: dialog: no image"),
+    "a syntax error": ("x = = 1", "Broken.py, line 5: invalid syntax"),
+    "the end of Python": ("raise SystemExit(0)", "the module ended Python: sys.exit(0)"),
+    "an exit code": ("slicer.util.exit(4)", "RuntimeError: the module ended the application with exit code 4"),
+    "a process left behind": (
+        "self.process = qt.QProcess(); self.process.start('sleep', ['60'])",
+        "RuntimeError: still running when the application quit: sleep (process",
+    ),
+    "an installation": ("slicer.util.pip_install('left-pad')", "InstallationRefused: pip install left-pad:"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_goes_wrong_is_told_in_one_line(slicer_host, failure, tmp_path, capsys):
+    from SlicerHost.__main__ import main
+
+    code, message = FAILURES[failure]
+    path = tmp_path / "a folder" / "Broken.py"
+    path.parent.mkdir()
     path.write_text(
-        "from slicer.ScriptedLoadableModule import *\nimport qt\n"
-        "class Broken(ScriptedLoadableModule):\n    pass\n"
+        "import qt, slicer; from slicer.ScriptedLoadableModule import *\n"
+        "class Broken(ScriptedLoadableModule): pass\n"
         "class BrokenWidget(ScriptedLoadableModuleWidget):\n"
-        "    def enter(self): qt.QTimer.singleShot(0, lambda: 1 / 0)\n"
+        f"    def enter(self):\n        {code}\n"
     )
+    assert main(["--module", str(path)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Broken: failed: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_failure_is_exit_code_1(tmp_path):
+    path = tmp_path / "Broken.py"
+    path.write_text("import no_such_package\n")
     result = run("--module", path)
     assert result.returncode == 1
-    assert "ZeroDivisionError" in result.stderr
+    assert result.stderr.splitlines()[-1] == "Broken: failed: ModuleNotFoundError: No module named 'no_such_package'"
 
 
 def test_a_missing_module_is_exit_code_2(tmp_path):

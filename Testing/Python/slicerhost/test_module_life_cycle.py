@@ -199,12 +199,49 @@ def test_questions_are_answered(slicer_host):
     assert any("Install torch?" in text for text in slicer_host.dialogs.shown)
 
 
-def test_testing_mode_only_logs_errors(slicer_host, caplog):
+@pytest.mark.parametrize("testing", [False, True])
+def test_an_error_dialog_is_a_fault_also_where_slicer_only_logs_it(slicer_host, testing):
     import slicer
 
-    slicer_host.app.set_testing(True)
-    slicer.util.errorDisplay("lost")
-    slicer_host.app.set_testing(False)
-    assert "lost" in caplog.text
+    slicer_host.app.set_testing(testing)
     with slicer_host.faults.expect("lost"):
         slicer.util.errorDisplay("lost")
+    assert bool(slicer_host.dialogs.shown) is not testing
+    slicer_host.app.set_testing(False)
+
+
+def test_a_module_that_leaves_its_observers_does_not_disturb_the_next(slicer_host, module):
+
+    body = """
+        def setup(self):
+            self.label = qt.QLabel(self.parent)
+            slicer.mrmlScene.AddObserver(slicer.mrmlScene.EndCloseEvent, lambda *_: self.label.setText("closed"))
+    """
+    widget = slicer_host.open(module("Forgetful", body))
+    slicer_host.close_scene()
+    assert widget.label.text == "closed"
+    slicer_host.reset()
+    with pytest.raises(RuntimeError, match="deleted"):
+        widget.label.setText("after the panel is gone")
+    slicer_host.close_scene()
+
+
+def test_the_hierarchy_is_saved_and_loaded(slicer_host, tmp_path):
+    import slicer
+
+    def items():
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        return hierarchy, hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), "Patient")
+
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
+    hierarchy, _ = items()
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(points), patient)
+    slicer.util.saveScene(str(tmp_path / "scene.mrml"))
+    slicer_host.close_scene()
+    assert items()[0].GetNumberOfItems() == 0
+    slicer.util.loadScene(str(tmp_path / "scene.mrml"))
+    hierarchy, patient = items()
+    item = hierarchy.GetItemByDataNode(slicer.util.getNode("Points"))
+    assert hierarchy.GetItemName(patient) == "Patient"
+    assert hierarchy.GetItemParent(item) == patient

@@ -155,6 +155,11 @@ def test_a_fault_that_nothing_expects_fails(qt, slicer_host):
         slicer_host.faults.check()
 
 
+def test_an_abstract_view_can_be_made_for_its_constants(qt, slicer_host):
+    assert qt.QAbstractItemView().DragDrop == 3
+    assert isinstance(qt.QTreeView(), qt.QAbstractItemView)
+
+
 def test_timers_and_find_child(qt, slicer_host):
     fired = []
     qt.QTimer.singleShot(0, lambda: fired.append(1))

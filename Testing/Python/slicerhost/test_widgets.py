@@ -293,3 +293,43 @@ def test_an_inert_widget_keeps_properties_and_tells_changes(slicer_host):
     assert widget.mrmlScene() is slicer.mrmlScene
     with pytest.raises(AttributeError):
         widget.noSuchMethod()
+
+
+def test_the_tree_of_the_hierarchy_has_its_columns_and_filter(head_volume, tumor_segmentation, slicer_host):
+    import slicer
+
+    tree = slicer.qMRMLSubjectHierarchyTreeView()
+    tree.setMRMLScene(slicer.mrmlScene)
+    model = tree.model()
+    tree.setColumnHidden(model.transformColumn, True)
+    tree.sortFilterProxyModel().setNodeTypes(["vtkMRMLSegmentationNode"])
+    assert tree.isColumnHidden(model.transformColumn)
+    assert [model.item(row, model.nameColumn).text() for row in range(model.rowCount())] == ["Tumor"]
+    assert model.item(0, model.idColumn).text() == tumor_segmentation.GetID()
+    tree.sortFilterProxyModel().setNodeTypes([])
+    tree.nameFilter = "hea"
+    assert tree.sortFilterProxyModel().acceptedItemCount() == 1
+    assert tree.model().item(0, model.nameColumn).text() == head_volume.GetName()
+
+
+def test_widgets_are_found_in_slicers_libraries_too(slicer_host):
+    import slicer
+    from PythonQt.QtWidgets import QPushButton
+    from qSlicerSegmentationsModuleWidgetsPythonQt import qMRMLSegmentEditorWidget
+
+    assert qMRMLSegmentEditorWidget is slicer.qMRMLSegmentEditorWidget
+    assert QPushButton("Apply").text == "Apply"
+
+
+def test_an_effect_is_announced_once(slicer_host):
+    import slicer
+
+    factory, names = slicer.qSlicerSegmentEditorEffectFactory.instance(), []
+    factory.connect("effectRegistered(QString)", names.append)
+    effect = slicer.qSlicerSegmentEditorScriptedEffect(None)
+    effect.name = "Grow"
+    assert factory.registerEffect(effect)
+    assert not factory.registerEffect(effect)
+    assert names == ["Grow"]
+    factory.disconnect("effectRegistered(QString)")
+    factory.cleanup()

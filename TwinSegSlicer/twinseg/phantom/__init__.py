@@ -1,6 +1,16 @@
 """Synthetic patients: anatomy, tumour growth, MR physics and scanners. Everything from one seed."""
 
-from twinseg.phantom.cohort import HEALTHY, Patient, Visit, make_patient, write_cohort, write_patient
+from twinseg.phantom.cohort import (
+    HEALTHY,
+    GrownPatient,
+    Patient,
+    Visit,
+    grow_patient,
+    make_patient,
+    take_images,
+    write_cohort,
+    write_patient,
+)
 from twinseg.phantom.scanner import SEQUENCES, Scanner
 from twinseg.phantom.tumour import KINDS
 
@@ -8,10 +18,13 @@ __all__ = [
     "HEALTHY",
     "KINDS",
     "SEQUENCES",
+    "GrownPatient",
     "Patient",
     "Scanner",
     "Visit",
+    "grow_patient",
     "make_patient",
+    "take_images",
     "write_cohort",
     "write_patient",
 ]

@@ -57,6 +57,15 @@ class Patient:
         return self.visits[0].labels
 
 
+@dataclass(frozen=True)
+class GrownPatient:
+    """A head and its tumour before any image is taken; `states` are (day since the first visit, state) a visit."""
+
+    head: Anatomy
+    states: tuple[tuple[int, TumourState], ...]
+    truth: dict[str, Any] = field(repr=False)
+
+
 def make_patient(
     seed: Seed,
     *,
@@ -75,9 +84,27 @@ def make_patient(
     one of `KINDS`, "none" for a head without tumour, or None to draw one. Raises `InputError` for a grid, folder or
     kind that cannot be.
     """
+    _check_contrast(contrast)
+    grown = grow_patient(seed, size=size, spacing=spacing, anatomy=anatomy, visits=visits, kind=kind)
+    truth = grown.truth | {"scanner": scanner.name, "contrast": contrast, "anatomy": _anatomy_name(anatomy)}
+    taken = []
+    for number, (day, state) in enumerate(grown.states):
+        images = take_images(grown, number, scanner, contrast, seed)
+        taken.append(Visit(day, images, Volume(state.labels, grown.head.grid.affine)))
+    return Patient(tuple(taken), truth)
+
+
+def grow_patient(
+    seed: Seed,
+    *,
+    size: int | tuple[int, int, int] = 96,
+    spacing: float | tuple[float, float, float] = 2.0,
+    anatomy: str | Path | None = None,
+    visits: int = 1,
+    kind: str | None = None,
+) -> GrownPatient:
+    """The head and tumour of `make_patient`, which takes most of its time; images of it are cheap (`take_images`)."""
     grid = checked_grid(size, spacing)
-    if contrast not in ("physical", "random"):
-        raise InputError(f"contrast {contrast!r}: unknown; choose physical or random")
     if kind is not None and kind not in (*KINDS, HEALTHY):
         raise InputError(f"kind {kind!r}: unknown; choose one of {', '.join((*KINDS, HEALTHY))}")
     if visits < 1:
@@ -87,14 +114,26 @@ def make_patient(
     head = procedural_anatomy(head_seed, grid) if anatomy is None else warped_anatomy(head_seed, grid, anatomy)
     states, truth = _tumour_over_time(np.random.default_rng((*seeds, 2)), head, visits, kind)
     truth |= {"seed": list(seeds), "size": list(grid.shape), "spacing_mm": list(grid.spacing)}
-    truth |= {"scanner": scanner.name, "contrast": contrast}
-    truth["anatomy"] = _anatomy_name(anatomy)
-    taken = []
-    for number, (day, state) in enumerate(states):
-        images = _photograph(seeds, number, state, head, scanner, contrast)
-        labels = Volume(state.labels, grid.affine)
-        taken.append(Visit(day, {name: Volume(image, grid.affine) for name, image in images.items()}, labels))
-    return Patient(tuple(taken), truth)
+    return GrownPatient(head, tuple(states), truth)
+
+
+def take_images(
+    patient: GrownPatient, visit: int, scanner: Scanner, contrast: str = "physical", seed: Seed = 0
+) -> dict[str, Volume]:
+    """The images of one visit by sequence. With one seed the patient's tissue is the same at every visit, the noise is
+    not; another seed gives the same head another tissue, as of another patient."""
+    _check_contrast(contrast)
+    seeds, grid, state = _checked_seed(seed), patient.head.grid, patient.states[visit][1]
+    tissue, noise = np.random.default_rng((*seeds, 3)), np.random.default_rng((*seeds, 4, visit))
+    if contrast == "physical":
+        ideal = scanner.signals(tissue_maps(tissue, state, grid, scanner.field_strength))
+    else:
+        wanted = tuple(name for name in SEQUENCES if name not in scanner.missing)
+        ideal = random_contrast(tissue, state, grid, wanted)
+    brain = brain_mask(tissue, state, grid)
+    return {
+        name: Volume(scanner.acquire(noise, image, name, grid, brain), grid.affine) for name, image in ideal.items()
+    }
 
 
 def write_cohort(
@@ -203,6 +242,11 @@ def checked_grid(size: int | tuple[int, int, int], spacing: float | tuple[float,
     return Grid(shape, (float(steps[0]), float(steps[1]), float(steps[2])))
 
 
+def _check_contrast(contrast: str) -> None:
+    if contrast not in ("physical", "random"):
+        raise InputError(f"contrast {contrast!r}: unknown; choose physical or random")
+
+
 def _anatomy_name(anatomy: str | Path | None) -> str:
     return "procedural" if anatomy is None else "label map"
 
@@ -266,21 +310,6 @@ def _truth(plan: TumourPlan, tumour: Tumour) -> dict[str, Any]:
 def _volumes(state: TumourState, grid: Grid) -> dict[str, float]:
     counts = np.bincount(state.labels.ravel(), minlength=4)
     return {name: round(float(counts[value]) * grid.voxel_ml, 4) for name, value in (("NCR", 1), ("ED", 2), ("ET", 3))}
-
-
-def _photograph(
-    seeds: tuple[int, ...], number: int, state: TumourState, head: Anatomy, scanner: Scanner, contrast: str
-) -> dict[str, NDArray[np.float32]]:
-    """The images of one visit by sequence, (X,Y,Z). The patient's tissue is the same at every visit, the noise is
-    not."""
-    patient, visit = np.random.default_rng((*seeds, 3)), np.random.default_rng((*seeds, 4, number))
-    if contrast == "physical":
-        ideal = scanner.signals(tissue_maps(patient, state, head.grid, scanner.field_strength))
-    else:
-        wanted = tuple(name for name in SEQUENCES if name not in scanner.missing)
-        ideal = random_contrast(patient, state, head.grid, wanted)
-    brain = brain_mask(patient, state, head.grid)
-    return {name: scanner.acquire(visit, image, name, head.grid, brain) for name, image in ideal.items()}
 
 
 def brain_mask(rng: np.random.Generator, state: TumourState, grid: Grid) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ def restoring(serializer: Any, node: Any, name: str) -> Iterator[None]:
             raise
 
 
-class ObservedList(collections.abc.MutableSequence):
+class ObservedList(collections.abc.MutableSequence[Any]):
     """A list in a parameter node."""
 
     def __init__(self, parameterNode: Any, listSerializer: Any, name: str, startingValue: list[Any]):
@@ -88,11 +88,11 @@ class ObservedList(collections.abc.MutableSequence):
         """As list.reverse."""
         self._save(self._items[::-1])
 
-    def __iadd__(self, values: Any) -> ObservedList:
+    def __iadd__(self, values: Any) -> ObservedList:  # type: ignore[misc]  # "+" gives a plain list, "+=" stays in the node
         self.extend(values)
         return self
 
-    def __imul__(self, times: int) -> ObservedList:
+    def __imul__(self, times: int) -> ObservedList:  # type: ignore[misc]
         self._save(self._items * times)
         return self
 
@@ -186,11 +186,11 @@ class TupleSerializer(Serializer):
     def isIn(self, parameterNode: Any, name: str) -> bool:
         return self._serializers[0].isIn(parameterNode, f"{name}.0")
 
-    def plain(self, node: Any, name: str) -> tuple[Any, ...]:
-        """The elements."""
-        return tuple(serializer.read(node, f"{name}.{index}") for index, serializer in enumerate(self._serializers))
+    def read(self, parameterNode: Any, name: str) -> tuple[Any, ...]:
+        kept = enumerate(self._serializers)
+        return tuple(serializer.read(parameterNode, f"{name}.{index}") for index, serializer in kept)
 
-    read = plain
+    plain = read
 
     def write(self, parameterNode: Any, name: str, values: Any) -> None:
         values = tuple(values)
@@ -209,7 +209,7 @@ class TupleSerializer(Serializer):
         return all(serializer.supportsCaching() for serializer in self._serializers)
 
 
-class ObservedDict(collections.abc.MutableMapping):
+class ObservedDict(collections.abc.MutableMapping[Any, Any]):
     """A dictionary in a parameter node."""
 
     def __init__(self, parameterNode: Any, dictSerializer: Any, name: str, startingValue: dict[Any, Any]):

@@ -6,7 +6,7 @@ import logging
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from slicer.util import NodeModify
@@ -27,6 +27,10 @@ class ParameterInfo:
     unalteredType: Any
 
 
+def _always(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
 def describe_fields(cls: type) -> dict[str, ParameterInfo]:
     """The typed fields of a class. A default is given by ``=``, by ``Default(…)`` or by the serializer."""
     fields = {}
@@ -38,10 +42,9 @@ def describe_fields(cls: type) -> dict[str, ParameterInfo]:
             raise TypeError(f"{cls.__name__}.{name}: {error}") from error
         default, rest = extractDefault(rest)
         if hasattr(cls, name):
-            value = getattr(cls, name)
-            generate: Callable[[], Any] = lambda value=value: value  # noqa: E731
+            generate: Callable[[], Any] = _always(getattr(cls, name))
         elif default is not None:
-            generate = lambda default=default: default.value  # noqa: E731
+            generate = partial(getattr, default, "value")
         else:
             generate = serializer.default
         known = [entry for entry in rest if not type(entry).__module__.startswith(__package__)]
@@ -103,7 +106,7 @@ def _initialize(self: Any, *arguments: Any, **options: Any) -> None:
     if len(arguments) > len(names):
         raise TypeError(f"__init__() takes {len(names)} values, and got {len(arguments)}")
     for name, field in self.allParameters.items():
-        _fields_property(type(self), name).fset(self, given[name] if name in given else field.default())
+        _fields_property(type(self), name).__set__(self, given[name] if name in given else field.default())
 
 
 def _fields_property(cls: type, name: str) -> property:
@@ -175,7 +178,8 @@ def _make_pack(cls: type) -> type:
 
     def initialize(self: Any, *arguments: Any, **options: Any) -> None:
         _initialize(self)
-        own_init(self, *arguments, **options)
+        if own_init is not None:
+            own_init(self, *arguments, **options)
 
     properties = {name: _make_property(name) for name in fields}
     for name, made in properties.items():
@@ -209,7 +213,7 @@ def nestedParameterNames(pack: Any) -> list[str]:
 def _observed_class(pack: type) -> type:
     """A pack that writes itself to the parameter node when one of its fields is set."""
 
-    class ObservedParameterPack(pack):  # type: ignore[misc,valid-type]
+    class ObservedParameterPack(pack):
         def __init__(self, save: Callable[[Any], None], values: dict[str, Any]):
             super().__setattr__("_save", None)
             _initialize(self, **values)
@@ -223,7 +227,7 @@ def _observed_class(pack: type) -> type:
                 self._save(self)
 
         def __str__(self) -> str:
-            return f"Observed({pack.__str__(self)})"
+            return f"Observed({super().__str__()})"
 
         __repr__ = __str__
 

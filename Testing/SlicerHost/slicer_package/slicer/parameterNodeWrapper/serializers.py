@@ -67,6 +67,9 @@ class Serializer:
 class ValidatedSerializer(Serializer):
     """Another serializer, behind validators. Around another one of this class, the inner validators come first."""
 
+    serializer: Any
+    validators: list[Validator]
+
     @staticmethod
     def canSerialize(type_: Any) -> bool:
         """Never chosen for a type."""
@@ -107,7 +110,7 @@ class ValidatedSerializer(Serializer):
         return self.serializer.supportsCaching()
 
 
-_registered: list[type] = []
+_registered: list[Any] = []
 
 
 def parameterNodeSerializer(classtype: type | None = None) -> Any:

@@ -83,14 +83,13 @@ class UnionSerializer(Serializer):
     def isIn(self, parameterNode: Any, name: str) -> bool:
         return self._stored(parameterNode, name) is not None
 
-    def plain(self, node: Any, name: str) -> Any:
-        """The value."""
-        stored = self._stored(node, name)
+    def read(self, parameterNode: Any, name: str) -> Any:
+        stored = self._stored(parameterNode, name)
         if stored is None:
             raise KeyError(f"{name} is not in the parameter node")
-        return stored[1].read(node, f"{name}.{stored[0]}")
+        return stored[1].read(parameterNode, f"{name}.{stored[0]}")
 
-    read = plain
+    plain = read
 
     def write(self, parameterNode: Any, name: str, value: Any) -> None:
         index, member = self._member_for(value)

@@ -300,7 +300,8 @@ def widgets_of_pack(widget: Any) -> dict[str, Any]:
     """The widgets below ``widget`` that show the fields of a pack, by the fields' dotted names."""
     found: dict[str, Any] = {}
     for child in widget.findChildren(qt.QWidget):
-        parts, step = [], child
+        parts: list[Any] = []
+        step = child
         while step is not None and step is not widget:
             parts.insert(0, step.property(SlicerPackParameterNamePropertyName))
             step = step.parent()

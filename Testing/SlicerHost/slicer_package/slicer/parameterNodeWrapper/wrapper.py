@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import qt
@@ -38,8 +40,8 @@ class BoundParameter:
         self._is_writing = False
         if self.is_cached:
             self._value = self.serializer.read(node, self.name)
-            this = weakref.ref(self)  # the node must not keep the wrapper alive
-            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: this()._on_modified())
+            on_modified = weakref.WeakMethod(self._on_modified)  # the node must not keep the wrapper alive
+            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _call_if_alive(on_modified))
 
     def __del__(self) -> None:
         if getattr(self, "is_cached", False) and hasattr(self, "_tag"):
@@ -70,11 +72,17 @@ class BoundParameter:
             self._is_writing = False
 
 
+def _call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    alive = method()
+    if alive is not None:
+        alive()
+
+
 class GuiConnections:
     """The widgets that are connected with a wrapper, in groups that can be disconnected."""
 
     def __init__(self, wrapper: Any):
-        self._wrapper = weakref.ref(wrapper)
+        self._wrapper: Callable[[], Any] = weakref.ref(wrapper)
         self._groups: dict[int, tuple[dict[str, GuiConnector], int]] = {}
         self._next = 0
         self._is_updating = False
@@ -89,7 +97,7 @@ class GuiConnections:
         }
         for name, connector in connectors.items():
             connector.write(wrapper.getValue(name))
-            connector.onChanged(lambda name=name, connector=connector: self._on_widget_changed(name, connector))
+            connector.onChanged(partial(self._on_widget_changed, name, connector))
         tag, self._next = self._next, self._next + 1
         self._groups[tag] = (
             connectors,
