@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from twinseg import __version__
 from twinseg.errors import Cancelled, InputError
+from twinseg.memory import keep_freed_memory
+from twinseg.terminal import Json, classification_table, finish, print_table, progress_bar, segmentation_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,24 +27,14 @@ app = typer.Typer(
 model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exchange them with MONAI.")
 app.add_typer(model_app, name="model")
 
-
-def in_a_folder(path: Path | None) -> Path | None:
-    """The path. Raises InputError, before any work is done, where its folder is missing."""
-    if path is not None and not path.parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; make it first")
-    return path
-
-
 # typer reads these at run time.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", callback=in_a_folder, help="Write what was measured to this file.")
-]
 Model = Annotated[Path | None, typer.Option(help="Model file; without it the task's starter model.")]
 
 
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, a fault exit code 1."""
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what is wrong with a file is told in one line
     try:
@@ -116,7 +106,7 @@ def train(
         raise InputError("--epochs and --minutes exclude each other; give one of them")
     loaded_task = load_task(task)
     if loaded_task.kind == "classification":
-        from twinseg.classification import train_classifier as run
+        from twinseg.classification_run import train_classifier as run
     else:
         from twinseg.training_run import train as run
     from twinseg.inference import choose_device
@@ -186,11 +176,16 @@ def evaluate(
     if split not in ("train", "validation", "test", "all"):
         raise InputError(f"--split {split} is unknown; use train, validation, test or all")
     if read_card(model).task.kind == "classification":
-        from twinseg.classification import evaluate_classifier
+        from twinseg.classification_evaluation import evaluate_classifier
 
         with progress_bar("classifying") as bar:
             measured = evaluate_classifier(data, model, part=split, device=choose_device(device), report=bar)
         print_table(f"{split} images", *classification_table(measured))
+        if deduplicated := measured.get("deduplicated"):
+            if deduplicated["n"]:
+                print_table(f"{split} images, deduplicated", *classification_table(deduplicated))
+            else:
+                typer.echo(f"deduplicated: nothing is left, as every {split} image is a copy of a training image")
     else:
         from twinseg.evaluation import evaluate as evaluate_segmentation
         from twinseg.segmentation import load_network
@@ -233,24 +228,25 @@ def model_show(
 def model_export(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the MONAI bundle to write.")],
+    json_file: Json = None,
 ) -> None:
     """Write the model as a MONAI bundle."""
     from twinseg.monai_bundle import export_bundle
 
-    export_bundle(model, folder)
-    finish(f"{folder}: MONAI bundle written", {}, None)
+    finish(f"{folder}: MONAI bundle written", export_bundle(model, folder), json_file)
 
 
 @model_app.command("import")
 def model_import(
     folder: Annotated[Path, typer.Argument(help="Folder of a MONAI bundle.")],
     model: Annotated[Path, typer.Argument(help="Model file to write (.safetensors).")],
+    json_file: Json = None,
 ) -> None:
     """Read a MONAI bundle into a model file; nothing in it is run or unpickled."""
     from twinseg.monai_bundle import import_bundle
 
-    import_bundle(folder, model)
-    finish(f"{model}: imported", {}, None)
+    digest = import_bundle(folder, model)
+    finish(f"{model}: imported", {"files": [model], "hash": digest}, json_file)
 
 
 def files_by_sequence(named: dict[str, Path | None], entries: list[str]) -> dict[str, Path]:
@@ -264,84 +260,6 @@ def files_by_sequence(named: dict[str, Path | None], entries: list[str]) -> dict
             raise InputError(f"{path}: {files[name]} is {name} as well; keep one file a sequence")
         files[name] = Path(path)
     return files
-
-
-@contextmanager
-def progress_bar(stage: str) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on the terminal, or a line every 5 % in a log; gives a function of share done and stage."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        yield log_lines(stage)
-        return
-    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
-    words_column = TextColumn("{task.description}", markup=False)  # a case may be named [a]
-    with Progress(*columns, words_column, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(stage, total=1.0)
-        yield lambda done, words: progress.update(bar, completed=done, description=f"{stage}: {words}")
-
-
-def log_lines(stage: str) -> Callable[[float, str], None]:
-    """Prints a line for every twentieth of the work."""
-    printed = -1
-
-    def line(done: float, words: str) -> None:
-        nonlocal printed
-        if int(done * 20) > printed:
-            printed = int(done * 20)
-            print(f"{stage}: {done:.0%}, {words}", file=sys.stderr, flush=True)
-
-    return line
-
-
-def segmentation_table(measured: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every case, then the mean of each site and of all."""
-    regions = list(measured["summary"]["all"])
-    header = ["case", "site", *(f"{region} {what}" for region in regions for what in ("Dice", "HD95 mm"))]
-    rows = []
-    for row in measured["cases"]:
-        numbers = [f"{row['regions'][r]['dice']:.3f}|{row['regions'][r]['hd95']:.1f}".split("|") for r in regions]
-        rows.append([row["case"], row["site"] or "", *(number for pair in numbers for number in pair)])
-    for site, summary in [*measured["summary"]["sites"].items(), ("all", measured["summary"]["all"])]:
-        numbers = [[f"{summary[r]['dice']['mean']:.3f}", f"{summary[r]['hd95']['mean']:.1f}"] for r in regions]
-        rows.append(["mean", site, *(number for pair in numbers for number in pair)])
-    return header, rows
-
-
-def classification_table(measured: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: precision, recall and F1 of each class, their mean, and the accuracy."""
-    names = ("precision", "recall", "f1")
-    rows = [
-        [c, *(f"{scores[name]:.3f}" for name in names), str(scores["n"])] for c, scores in measured["classes"].items()
-    ]
-    rows.append(["mean", *(f"{measured['macro'][name]:.3f}" for name in names), str(measured["n"])])
-    rows.append([f"accuracy {measured['accuracy']:.3f}", "", "", "", ""])
-    return ["class", *names, "images"], rows
-
-
-def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table on the terminal."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    # Folded, as a hash that ends in an ellipsis is of no use; Text, as a case may be named [a].
-    table = Table(*(Column(name, overflow="fold") for name in header), title=Text(title))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def finish(line: str, measured: dict[str, Any], json_file: Path | None) -> None:
-    """Print the last line and write what was measured; a number that is not defined (NaN) is null in JSON."""
-    if line:
-        typer.echo(line)
-    if json_file is not None:
-        from twinseg.volumes import write_atomically
-
-        defined = json.loads(json.dumps(measured, default=str), parse_constant=lambda name: None)
-        write_atomically(json_file, (json.dumps(defined, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

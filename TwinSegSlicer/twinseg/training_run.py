@@ -1,16 +1,25 @@
-"""`twinseg train`: from a folder of labelled cases to a model file, its checkpoint and its curve."""
+"""`twinseg train`: from a folder of labelled cases to a model file, its checkpoint and its curve.
+
+`train` is that of a segmentation; what any training needs stands below it, from `run_to_model` on, and serves
+`classification_run` too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import hashlib
+import logging
 import math
 import os
 import platform
+import signal
 import stat
+import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +33,16 @@ from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.home import data_folder
 from twinseg.inference import Report
-from twinseg.model_file import Model, load_model, save_model
+from twinseg.model_file import Model, ModelCard, load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
 from twinseg.pictures import png
 from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
 from twinseg.tasks import Task
-from twinseg.training import Trainer, TrainingConfig, TrainingProgress
+from twinseg.trainer import Trainer, TrainingProgress
+from twinseg.training import SegmentationConfig, SegmentationTrainer
 from twinseg.volumes import read_image, to_ras, write_atomically
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MINUTES = {"small": 50.0, "base": 480.0}
 """How long a training lasts when neither epochs nor minutes are given."""
@@ -63,12 +75,18 @@ class TrainingRequest:
         """The picture of the training."""
         return self.output.with_suffix(".png")
 
+    def duration(self, default_minutes: float) -> dict[str, Any]:
+        """What a `TrainingConfig` is told of how long: the epochs or minutes that were asked for, else the default."""
+        if self.epochs is not None:
+            return {"epochs": self.epochs}
+        return {"minutes": default_minutes if self.minutes is None else self.minutes}
+
 
 def train(request: TrainingRequest, report: Report = lambda done, stage: None) -> dict[str, Any]:
     """Train a segmentation model on the training part of a folder; keep the weights best on its validation part.
 
-    The test part is not looked at. When `report` stops it, a checkpoint is left beside the output. Returns what was
-    measured. Raises InputError for data that cannot be trained on.
+    The test part is not looked at. Returns what was measured. Raises InputError for data that cannot be trained on,
+    Cancelled as `run_to_model`.
     """
     check_output(request.output)
     cases = find_cases(request.data, request.task, require_labels=True)
@@ -76,79 +94,16 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
     network, parent = start(request)
     split = split_cases(split_file(request.data), cases)
     task = fit_to_data(request.task, [case for case in cases if case.name in split.train])
+    if parent is not None and not np.allclose(parent.task.spacing, task.spacing, rtol=SPACING_TOLERANCE):
+        made, now = (" × ".join(f"{size:g}" for size in one.spacing) for one in (parent.task, task))
+        logger.warning("%s was trained at a spacing of %s mm; this training is at %s mm", request.init, made, now)
     training = prepare_all(cases, split.train, task, report)
     validation = prepare_all(cases, split.validation, task, report)
-    trainer = Trainer(network, task, training, validation, training_config(request), request.device)
-    if request.resume and request.checkpoint.exists():
-        trainer.resume(request.checkpoint)
-    _run(trainer, request.checkpoint, report)
-    if trainer.done < 1 and trainer.state.without_gain < trainer.config.patience:
-        raise Cancelled(f"stopped; go on with --resume (checkpoint {request.checkpoint})")
-    measured: dict[str, Any] = {
-        "steps": trainer.state.step,
-        "minutes": round(trainer.state.seconds / 60, 2),
-        "parameters": count_parameters(network),
-        "validation_dice": trainer.state.best_dice if validation else None,
-        "validation": f"validation Dice {trainer.state.best_dice:.3f}" if validation else "no validation cases",
-        "cases": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-    }
-    measured["model_hash"] = save_model(
-        request.output,
-        trainer.best_weights,
-        task=task,
-        network=network.config.to_dict(),
-        provenance=provenance(request, split, parent, measured),
-    )
-    draw_curve(request.curve, trainer.state.history, task)
-    request.checkpoint.unlink(missing_ok=True)
-    return measured
-
-
-def _run(trainer: Trainer, checkpoint: Path, report: Report) -> None:
-    """Run the trainer, with a checkpoint every two minutes and when it is stopped, by Ctrl-C too."""
-    saved = time.monotonic()
-    best = ""
-
-    def step(progress: TrainingProgress) -> bool | None:
-        nonlocal saved, best
-        if progress.validation_dice is not None:
-            best = f", validation Dice {progress.validation_dice:.3f} (best {trainer.state.best_dice:.3f})"
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
-        return report(progress.done, f"step {progress.step}, loss {progress.loss:.3f}{best}")
-
-    try:
-        trainer.run(step)
-    except KeyboardInterrupt:
-        trainer.save(checkpoint)
-        raise Cancelled(f"stopped; go on with --resume (checkpoint {checkpoint})") from None
-    if trainer.done < 1:
-        trainer.save(checkpoint)
-
-
-def check_output(path: Path) -> None:
-    """Raise InputError where no model can be written to `path`: now, not after an hour of training."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: a model file ends in .safetensors; give the output such a name")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: it cannot be written; choose another name or folder")
-
-
-def split_file(data: Path) -> Path:
-    """Where the split of a data folder is kept: in it, or in TwinSeg's own folder for data that is read-only."""
-    folder = data if data.is_dir() else data.parent
-    # Root may write anywhere, so for root the rights that are set tell what is meant.
-    marked = bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    writable = marked and os.access(folder, os.W_OK)
-    if writable or (folder / "splits.json").exists():
-        return folder / "splits.json"
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    own = data_folder() / "splits"
-    own.mkdir(parents=True, exist_ok=True)
-    return own / f"{folder.resolve().name}-{name}.json"
+    config = SegmentationConfig(**request.duration(DEFAULT_MINUTES[request.preset]), seed=request.seed)
+    trainer = SegmentationTrainer(network, task, training, validation, config, request.device)
+    parent_hash = None if parent is None else parent.hash
+    description = network.config.to_dict()
+    return run_to_model(trainer, request, task, split, network=description, parent=parent_hash, report=report)
 
 
 def fit_to_data(task: Task, cases: Sequence[Case]) -> Task:
@@ -180,8 +135,8 @@ def prepare_all(cases: Sequence[Case], names: Sequence[str], task: Task, report:
     return prepared
 
 
-def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
-    """The network to train, with fresh weights or those of `init`, and the hash of the model that it came from."""
+def start(request: TrainingRequest) -> tuple[ViTUNet, ModelCard | None]:
+    """The network to train, with fresh weights or those of `init`, and the card of the model that it came from."""
     task = request.task
     config = preset(request.preset, len(task.sequences), len(label_values(task)), task.strides)
     if request.init is None:
@@ -195,7 +150,7 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, str | None]:
     if 2 * sum(tensor.numel() for tensor in fitting.values()) < count_parameters(network):
         raise InputError(f"{request.init}: its network is too different to start from; use another model")
     network.load_state_dict({**network.state_dict(), **fitting})
-    return network, parent.card.hash
+    return network, parent.card
 
 
 def fitted_weights(parent: Model, own: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
@@ -225,18 +180,38 @@ def fitted_weights(parent: Model, own: Mapping[str, Tensor], task: Task) -> dict
     return fitting
 
 
-def training_config(request: TrainingRequest) -> TrainingConfig:
-    """Epochs or minutes as asked, else the preset's minutes."""
-    if request.epochs is not None:
-        return TrainingConfig(epochs=request.epochs, seed=request.seed)
-    minutes = DEFAULT_MINUTES[request.preset] if request.minutes is None else request.minutes
-    return TrainingConfig(minutes=minutes, seed=request.seed)
+def run_to_model(
+    trainer: Trainer[Any],
+    request: TrainingRequest,
+    task: Task,
+    split: Split,
+    *,
+    network: Mapping[str, Any],
+    parent: str | None,
+    report: Report,
+) -> dict[str, Any]:
+    """Run a trainer to its end and write the model file and the curve. Returns what was measured.
 
-
-def provenance(request: TrainingRequest, split: Split, parent: str | None, measured: dict[str, Any]) -> dict[str, Any]:
-    """What the model file says of how it came to be. No patient is named in it: a model may leave the house."""
-    return {
+    When `report` or Ctrl-C stops it, a checkpoint is left beside the output and Cancelled raised; a request to resume
+    goes on from there. network: what the model file says of the network; parent: hash of the model it started from.
+    """
+    commit = commit_of_checkout(Path(__file__))  # now, as the files may be others when the training ends
+    if request.resume and request.checkpoint.exists():
+        trainer.resume(request.checkpoint)
+    run_with_checkpoints(trainer, request.checkpoint, report)
+    best = trainer.state.best_score
+    measured: dict[str, Any] = {
+        "steps": trainer.state.step,
+        "minutes": round(trainer.state.seconds / 60, 2),
+        "parameters": count_parameters(trainer.network),
+        trainer.score_name.lower().replace(" ", "_"): best,
+        "validation": "nothing to validate on" if best is None else f"{trainer.score_name} {best:.3f}",
+        "cases": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+    }
+    # No patient is named in it: a model may leave the house.
+    provenance = {
         "program": f"twinseg {__version__}",
+        "commit": commit,
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {request.device}, {torch.get_num_threads()} threads",
         "date": datetime.date.today().isoformat(),
@@ -246,24 +221,108 @@ def provenance(request: TrainingRequest, split: Split, parent: str | None, measu
         "preset": request.preset,
         "metrics": measured,
     }
+    weights = trainer.best_weights
+    digest = save_model(request.output, weights, task=task, network=network, provenance=provenance)
+    draw_curve(request.curve, trainer.state.history, task.title, trainer.score_name)
+    request.checkpoint.unlink(missing_ok=True)
+    return {**measured, "model_hash": digest}
 
 
-def draw_curve(path: Path, history: Sequence[dict[str, float]], task: Task) -> None:
-    """The training's loss and validation Dice over its minutes, as a PNG."""
+def run_with_checkpoints(trainer: Trainer[Any], checkpoint: Path, report: Report) -> None:
+    """Run a trainer, with a checkpoint every two minutes and when `report` or Ctrl-C stops it; then Cancelled."""
+    saved, best, stopped = time.monotonic(), "", False
+
+    def step(progress: TrainingProgress) -> bool:
+        nonlocal saved, best, stopped
+        if progress.score is not None:
+            best = f", {trainer.score_name} {progress.score:.3f} (best {trainer.state.best_score:.3f})"
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+        asked = report(progress.done, f"step {progress.step}, loss {progress.loss:.3f}{best}")
+        stopped = bool(asked) or interrupted()
+        return stopped
+
+    with interrupt_between_steps() as interrupted:
+        trainer.run(step)
+        if stopped and not trainer.finished:
+            trainer.save(checkpoint)
+            raise Cancelled(f"stopped; go on with --resume (checkpoint {checkpoint})")
+
+
+@contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a flag, so that it never tears a step in two; a second one interrupts as usual."""
+    asked = threading.Event()
+
+    def note(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    # Only the main thread may set handlers, and who ignores Ctrl-C or has a handler of their own keeps it.
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_output(path: Path) -> None:
+    """Raise InputError where no model can be written to `path`: now, not after an hour of training."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a model file ends in .safetensors; give the output such a name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: it cannot be written; choose another name or folder")
+
+
+def split_file(data: Path) -> Path:
+    """Where the split of a data folder is kept: in it, or in TwinSeg's own folder for data that is read-only."""
+    folder = data if data.is_dir() else data.parent
+    # Root may write anywhere, so for root the rights that are set tell what is meant.
+    marked = bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    writable = marked and os.access(folder, os.W_OK)
+    if writable or (folder / "splits.json").exists():
+        return folder / "splits.json"
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    own = data_folder() / "splits"
+    own.mkdir(parents=True, exist_ok=True)
+    return own / f"{folder.resolve().name}-{name}.json"
+
+
+def commit_of_checkout(file: Path) -> str | None:
+    """The git commit of the checkout that a source file is in, with "-dirty" where its folder differs from the commit;
+    None where the file is in no checkout of its own."""
+
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # else it may be installed inside another repository
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def draw_curve(path: Path, history: Sequence[Mapping[str, float]], title: str, score_name: str) -> None:
+    """The training's loss and validation score over its minutes, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.add_subplot()
-    minutes = np.array([row["seconds"] for row in history]) / 60
-    left.plot(minutes, [row["loss"] for row in history], color="tab:gray", label="training loss")
-    left.set_xlabel("minutes")
-    left.set_ylabel("training loss")
+    left = figure.add_subplot(xlabel="minutes", ylabel="training loss", title=f"{title}: training")
+    left.plot([row["seconds"] / 60 for row in history], [row["loss"] for row in history], color="tab:gray")
     left.set_ylim(bottom=0)
-    scored = [(row["seconds"] / 60, row["validation_dice"]) for row in history if "validation_dice" in row]
+    scored = [(row["seconds"] / 60, row["score"]) for row in history if "score" in row]
     if scored:
         right = left.twinx()
-        right.plot(*zip(*scored, strict=True), color="tab:blue", marker="o", markersize=3, label="validation Dice")
-        right.set_ylabel("validation Dice", color="tab:blue")
+        right.plot(*zip(*scored, strict=True), color="tab:blue", marker="o", markersize=3)
+        right.set_ylabel(score_name, color="tab:blue")
         right.set_ylim(0, 1)
-    left.set_title(f"{task.title}: training")
     write_atomically(path, png(figure))

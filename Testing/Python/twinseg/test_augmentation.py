@@ -14,7 +14,7 @@ from monai.transforms import Compose
 from twinseg.augmentation import ChangeIntensity, DropSequences, training_transform
 from twinseg.preprocessing import PreparedCase
 from twinseg.tasks import Task, load_task
-from twinseg.training import RandomCrops, TrainingConfig
+from twinseg.training import RandomCrops, SegmentationConfig
 
 SAMPLES = 40
 
@@ -29,7 +29,7 @@ def noisy_case(shape: tuple[int, int, int] = (16, 16, 16), present: tuple[bool, 
 
 
 def crops(task: Task, *cases: PreparedCase, seed: int = 0, drop_probability: float = 0.1) -> RandomCrops:
-    return RandomCrops(cases, task, TrainingConfig(epochs=1, seed=seed, drop_probability=drop_probability))
+    return RandomCrops(cases, task, SegmentationConfig(epochs=1, seed=seed, drop_probability=drop_probability))
 
 
 # --- the cases -------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_every_case_comes_once_an_epoch_in_an_order_of_its_own(toy: Task) -> Non
             taken.append(int(place))
             return super().__getitem__(place)
 
-    samples = RandomCrops(Watched([noisy_case()] * 6), toy, TrainingConfig(epochs=1))
+    samples = RandomCrops(Watched([noisy_case()] * 6), toy, SegmentationConfig(epochs=1))
     for index in range(18):
         samples[index]
 

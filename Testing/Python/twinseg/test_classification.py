@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,21 +14,17 @@ import torch
 from PIL import Image
 
 from twinseg.classification import (
-    ClassifierConfig,
-    ClassifierTrainer,
-    LabelledPictures,
+    ClassificationConfig,
+    ClassificationTrainer,
     build_classifier,
     class_probabilities,
-    evaluate_classifier,
-    find_pictures,
     load_classifier,
     network_description,
-    prepare_picture,
-    read_pictures,
-    shrunk,
     start_classifier,
-    train_classifier,
 )
+from twinseg.classification_evaluation import evaluate_classifier
+from twinseg.classification_pictures import LabelledPictures, find_pictures, prepare_picture, read_pictures
+from twinseg.classification_run import shrunk, train_classifier
 from twinseg.errors import Cancelled, InputError
 from twinseg.model_file import read_card, save_model
 from twinseg.tasks import Sequence, Task, load_task
@@ -76,10 +73,10 @@ def shapes(number: int, seed: int) -> LabelledPictures:
     return LabelledPictures(np.stack(images), targets)
 
 
-def trainer(steps: int = STEPS, validation: LabelledPictures | None = None) -> ClassifierTrainer:
+def trainer(steps: int = STEPS, validation: LabelledPictures | None = None) -> ClassificationTrainer:
     torch.manual_seed(0)
-    config = ClassifierConfig(epochs=steps, validations=2)  # one batch of 16 an epoch
-    return ClassifierTrainer(build_classifier(TASK), TASK, shapes(16, seed=1), validation, config)
+    config = ClassificationConfig(epochs=steps, validations=2)  # one batch of 16 an epoch
+    return ClassificationTrainer(build_classifier(TASK), TASK, shapes(16, seed=1), validation, config)
 
 
 def write_shapes(folder: Path, **numbers: int) -> Path:
@@ -155,10 +152,10 @@ def test_discs_and_squares_are_learned() -> None:
 
     learner.run()
 
-    assert learner.state.best_dice > 0.9
+    assert learner.state.best_score > 0.9
     learner.network.load_state_dict(learner.best_weights)
     predicted = class_probabilities(learner.network, unseen.images).argmax(1)
-    assert np.mean(predicted == unseen.targets) == pytest.approx(learner.state.best_dice)
+    assert np.mean(predicted == unseen.targets) == pytest.approx(learner.state.best_score)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
@@ -170,8 +167,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Pa
     first.save(tmp_path / "checkpoint")
 
     torch.manual_seed(5)
-    config = ClassifierConfig(epochs=6, validations=2)
-    second = ClassifierTrainer(build_classifier(TASK), TASK, shapes(16, seed=1), validation, config)
+    config = ClassificationConfig(epochs=6, validations=2)
+    second = ClassificationTrainer(build_classifier(TASK), TASK, shapes(16, seed=1), validation, config)
     second.resume(tmp_path / "checkpoint")
     second.run()
 
@@ -218,6 +215,20 @@ def test_a_stopped_training_goes_on_from_its_checkpoint(data: Path, tmp_path: Pa
     assert request.output.exists()
 
 
+def test_ctrl_c_leaves_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    request = TrainingRequest(data, TASK, tmp_path / "model.safetensors", epochs=3)
+
+    def interrupt(done: float, stage: str) -> None:
+        if stage.startswith("step 2"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Cancelled, match="--resume"):
+        train_classifier(request, interrupt)
+
+    assert request.checkpoint.exists()
+    assert not request.output.exists()
+
+
 def test_copies_of_training_pictures_do_not_choose_the_weights(data: Path, tmp_path: Path) -> None:
     for name in TASK.classes:
         for index in range(2):
@@ -226,7 +237,7 @@ def test_copies_of_training_pictures_do_not_choose_the_weights(data: Path, tmp_p
 
     measured = train_classifier(TrainingRequest(data, TASK, tmp_path / "model.safetensors", epochs=1))
 
-    assert measured["validation"] == "no validation pictures"
+    assert measured["validation"] == "nothing to validate on"
     assert measured["validation_accuracy"] is None
 
 

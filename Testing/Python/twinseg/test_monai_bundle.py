@@ -12,9 +12,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import DenseNet121
 from PIL import Image
 
+from twinseg.classification import build_classifier, class_probabilities, load_classifier, network_description
+from twinseg.classification_pictures import prepare_picture
 from twinseg.errors import InputError, OutOfSpaceError
 from twinseg.model_file import load_model, read_card, save_model
 from twinseg.monai_bundle import export_bundle, import_bundle
@@ -45,7 +46,7 @@ CHEST = Task(
     sequences=(Sequence("ct", "CT"),),
     classes=("cancer", "normal"),
     spacing=(1.0, 1.0, 1.0),
-    patch=(64, 64, 1),
+    patch=(96, 64, 1),
     normalization="window",
     window=(0.0, 255.0),
 )
@@ -87,6 +88,13 @@ def run_bundle(bundle: Path, data: Path, output: Path) -> None:
     monai.bundle.run(
         config_file=str(bundle / "configs/inference.json"), meta_file=str(bundle / "configs/metadata.json"), **folders
     )
+
+
+def test_what_was_written_is_told(model: Path, tmp_path: Path) -> None:
+    written = export_bundle(model, tmp_path / "bundle")
+
+    assert set(written["files"]) == {path for path in (tmp_path / "bundle").rglob("*") if path.is_file()}
+    assert written["hash"] == read_card(model).hash
 
 
 def test_layout_is_that_of_a_bundle(bundle: Path) -> None:
@@ -168,24 +176,57 @@ def test_weights_trained_further_name_their_parent_and_claim_nothing(bundle: Pat
     assert torch.equal(further.tensors[name], weights[name] + 0.1)
 
 
-def test_classification_runs_on_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    network = DenseNet121(spatial_dims=2, in_channels=1, out_channels=2).eval()
-    model, pictures = tmp_path / "model.safetensors", tmp_path / "pictures"
-    config = {"kind": "densenet121", "in_channels": 1, "out_channels": 2}
-    content_hash = save_model(model, network.state_dict(), task=CHEST, network=config, provenance={})
-    pictures.mkdir()
-    grey = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
-    Image.fromarray(grey).save(pictures / "slice.png")
+    path = tmp_path / "classifier.safetensors"
+    tensors = build_classifier(CHEST).state_dict()
+    save_model(path, tensors, task=CHEST, network=network_description(CHEST), provenance={})
+    return path
 
-    export_bundle(model, tmp_path / "bundle")
+
+def test_classification_runs_on_pictures_prepared_as_ours_are(
+    tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    random = np.random.default_rng(0)
+    sizes = {"as the patch": (64, 96), "wide": (50, 200), "high": (120, 40)}
+    grey = {name: random.integers(0, 255, size, np.uint8) for name, size in sizes.items()}
+    for name, picture in grey.items():
+        Image.fromarray(picture).save(pictures / f"{name}.png")
+
+    export_bundle(classifier, tmp_path / "bundle")
     run_bundle(tmp_path / "bundle", pictures, tmp_path / "eval")
 
-    probabilities = network(torch.from_numpy(normalize(grey.astype(np.float32), CHEST))[None, None])[0].softmax(0)
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
-    printed = json.loads(line.replace("'", '"'))
-    assert printed == pytest.approx(dict(zip(CHEST.classes, probabilities.tolist(), strict=True)), abs=1e-5)
-    assert import_bundle(tmp_path / "bundle", tmp_path / "back.safetensors") == content_hash
+    images = np.stack([prepare_picture(grey[name].astype(np.float32), CHEST) for name in sorted(grey)])
+    expected = class_probabilities(load_classifier(classifier).network, images)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    printed = [json.loads(line.replace("'", '"')) for line in lines]
+    assert [list(row) for row in printed] == [list(CHEST.classes)] * 3
+    np.testing.assert_allclose([list(row.values()) for row in printed], expected, atol=1e-5)
+
+
+def test_a_classifier_s_metadata_fit_its_network(tmp_path: Path, classifier: Path) -> None:
+    export_bundle(classifier, tmp_path / "bundle")
+
+    configs = tmp_path / "bundle/configs"
+    metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
+    monai.bundle.verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+    )
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [64, 96]  # rows, columns
+    assert "twinseg segment" not in (tmp_path / "bundle/docs/README.md").read_text(encoding="utf-8")
+
+
+def test_a_classifier_there_and_back_is_the_same_model(tmp_path: Path, classifier: Path) -> None:
+    written = export_bundle(classifier, tmp_path / "bundle")
+
+    assert import_bundle(tmp_path / "bundle", tmp_path / "back.safetensors") == written["hash"]
+    assert load_classifier(tmp_path / "back.safetensors").task == CHEST
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

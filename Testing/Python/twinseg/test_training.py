@@ -17,7 +17,8 @@ from twinseg.errors import InputError
 from twinseg.network import NetworkConfig, build_network
 from twinseg.preprocessing import PreparedCase
 from twinseg.tasks import Task
-from twinseg.training import SegmentationLoss, Trainer, TrainingConfig, TrainingProgress, schedule
+from twinseg.trainer import TrainingProgress, schedule
+from twinseg.training import SegmentationConfig, SegmentationLoss, SegmentationTrainer
 
 CONFIG = NetworkConfig(2, 3, channels=(8, 12), strides=((2, 2, 2),) * 2, embedding=24, depth=1, heads=2)
 
@@ -32,10 +33,14 @@ def blob(seed: int) -> PreparedCase:
     return PreparedCase(f"P{seed}", None, image.astype(np.float32), (True, True), np.eye(4), labels)
 
 
-def trainer(task: Task, config: TrainingConfig, network: NetworkConfig = CONFIG, validation: int = 1) -> Trainer:
+def trainer(
+    task: Task, config: SegmentationConfig, network: NetworkConfig = CONFIG, validation: int = 1
+) -> SegmentationTrainer:
     torch.manual_seed(0)
     cases = [blob(seed) for seed in range(3)]
-    return Trainer(build_network(network), task, cases, [blob(seed) for seed in range(10, 10 + validation)], config)
+    return SegmentationTrainer(
+        build_network(network), task, cases, [blob(seed) for seed in range(10, 10 + validation)], config
+    )
 
 
 def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,18 +51,18 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-class Scripted(Trainer):
-    """A trainer whose validation gives the Dice that the script says."""
+class Scripted(SegmentationTrainer):
+    """A trainer whose validation gives the score that the script says."""
 
     script: Iterator[float]
 
-    def validation_scores(self, weights: dict[str, Tensor]) -> list[float]:
+    def scores(self) -> list[float]:
         return [next(self.script)]
 
 
 def scripted(task: Task, script: list[float], **settings) -> Scripted:
     torch.manual_seed(0)
-    made = Scripted(build_network(CONFIG), task, [blob(0)], [], TrainingConfig(**settings))
+    made = Scripted(build_network(CONFIG), task, [blob(0)], [], SegmentationConfig(**settings))
     made.script = iter(script)
     return made
 
@@ -67,30 +72,30 @@ def scripted(task: Task, script: list[float], **settings) -> Scripted:
 
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_a_short_training_learns_blobs(toy: Task, deep_supervision: bool) -> None:
-    config = TrainingConfig(epochs=40, validations=1, learning_rate=3e-3)
+    config = SegmentationConfig(epochs=40, validations=1, learning_rate=3e-3)
     learner = trainer(toy, config, replace(CONFIG, deep_supervision=deep_supervision), validation=2)
     before = np.mean(learner.validation_scores(learner.averaged_weights))
 
     learner.run()
 
     assert before < 0.4
-    assert learner.state.best_dice > 0.8
-    assert learner.state.best_dice == pytest.approx(np.mean(learner.validation_scores(learner.best_weights)))
+    assert learner.state.best_score > 0.8
+    assert learner.state.best_score == pytest.approx(np.mean(learner.validation_scores(learner.best_weights)))
 
 
 def test_progress_is_told_after_each_step(toy: Task) -> None:
     told: list[TrainingProgress] = []
 
-    trainer(toy, TrainingConfig(epochs=4, validations=2)).run(told.append)
+    trainer(toy, SegmentationConfig(epochs=4, validations=2)).run(told.append)
 
     assert [progress.step for progress in told] == list(range(1, 13))
     assert [progress.done for progress in told] == pytest.approx([step / 12 for step in range(1, 13)])
-    assert [progress.step for progress in told if progress.validation_dice is not None] == [6, 12]
+    assert [progress.step for progress in told if progress.score is not None] == [6, 12]
     assert all(np.isfinite(progress.loss) for progress in told)
 
 
 def test_batches_of_several_crops(toy: Task) -> None:
-    learner = trainer(toy, TrainingConfig(epochs=2, batch_size=2))
+    learner = trainer(toy, SegmentationConfig(epochs=2, batch_size=2))
 
     learner.run()
 
@@ -99,7 +104,7 @@ def test_batches_of_several_crops(toy: Task) -> None:
 
 
 def test_validation_does_not_change_what_is_learnt(toy: Task) -> None:
-    seldom, often = (trainer(toy, TrainingConfig(epochs=2, validations=count)) for count in (1, 6))
+    seldom, often = (trainer(toy, SegmentationConfig(epochs=2, validations=count)) for count in (1, 6))
 
     seldom.run()
     often.run()
@@ -109,7 +114,7 @@ def test_validation_does_not_change_what_is_learnt(toy: Task) -> None:
 
 
 def test_training_in_minutes_ends_with_the_clock(toy: Task) -> None:
-    learner = trainer(toy, TrainingConfig(minutes=0.02, validations=3))
+    learner = trainer(toy, SegmentationConfig(minutes=0.02, validations=3))
     started = time.perf_counter()
 
     learner.run()
@@ -135,7 +140,7 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(toy: Task, tmp_path: Path, stop_after: int) -> None:
-    config = TrainingConfig(epochs=2, validations=4)
+    config = SegmentationConfig(epochs=2, validations=4)
     whole = trainer(toy, config)
     whole.run()
 
@@ -143,7 +148,7 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(toy: Task, tmp_pa
     first.run(lambda progress: progress.step == stop_after)
     first.save(tmp_path / "half.checkpoint")
     torch.manual_seed(99)
-    second = Trainer(build_network(CONFIG), toy, [blob(seed) for seed in range(3)], [blob(10)], config)
+    second = SegmentationTrainer(build_network(CONFIG), toy, [blob(seed) for seed in range(3)], [blob(10)], config)
     second.resume(tmp_path / "half.checkpoint")
     assert second.state.step == stop_after
     second.run()
@@ -152,7 +157,7 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(toy: Task, tmp_pa
     assert equal(second.network.state_dict(), whole.network.state_dict())
     assert equal(second.averaged_weights, whole.averaged_weights)
     assert equal(second.best_weights, whole.best_weights)
-    assert second.state.best_dice == whole.state.best_dice
+    assert second.state.best_score == whole.state.best_score
     assert second.state.without_gain == whole.state.without_gain
     for one, other in zip(second.state.history, whole.state.history, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
@@ -162,7 +167,7 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(toy: Task, tmp_pa
 
 
 def test_a_stopped_training_goes_on_in_the_same_process_too(toy: Task) -> None:
-    config = TrainingConfig(epochs=2, validations=2)
+    config = SegmentationConfig(epochs=2, validations=2)
     whole, halved = trainer(toy, config), trainer(toy, config)
 
     whole.run()
@@ -174,7 +179,9 @@ def test_a_stopped_training_goes_on_in_the_same_process_too(toy: Task) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 def test_loader_processes_do_not_change_the_training(toy: Task) -> None:
-    alone, helped = (trainer(toy, TrainingConfig(epochs=2, validations=1, loader_processes=count)) for count in (0, 2))
+    alone, helped = (
+        trainer(toy, SegmentationConfig(epochs=2, validations=1, loader_processes=count)) for count in (0, 2)
+    )
 
     alone.run()
     helped.run()
@@ -185,9 +192,9 @@ def test_loader_processes_do_not_change_the_training(toy: Task) -> None:
 def test_a_checkpoint_survives_being_overwritten_after_resuming(toy: Task, tmp_path: Path) -> None:
     """What was resumed must not hang on the file: it is written again two minutes later."""
     path = tmp_path / "a.checkpoint"
-    first = trainer(toy, TrainingConfig(epochs=1, validations=1))
+    first = trainer(toy, SegmentationConfig(epochs=1, validations=1))
     first.save(path)
-    second = trainer(toy, TrainingConfig(epochs=1, validations=1))
+    second = trainer(toy, SegmentationConfig(epochs=1, validations=1))
     second.resume(path)
     before = copies(second.best_weights)
 
@@ -198,17 +205,17 @@ def test_a_checkpoint_survives_being_overwritten_after_resuming(toy: Task, tmp_p
 
 
 def test_a_checkpoint_of_other_settings_is_refused(toy: Task, tmp_path: Path) -> None:
-    trainer(toy, TrainingConfig(epochs=2)).save(tmp_path / "a.checkpoint")
+    trainer(toy, SegmentationConfig(epochs=2)).save(tmp_path / "a.checkpoint")
 
     with pytest.raises(InputError, match=r"a\.checkpoint: was made with other training settings"):
-        trainer(toy, TrainingConfig(epochs=3)).resume(tmp_path / "a.checkpoint")
+        trainer(toy, SegmentationConfig(epochs=3)).resume(tmp_path / "a.checkpoint")
 
 
 @pytest.mark.parametrize("change", [{"channels": (8, 16)}, {"depth": 2}, {"variant": "cnn"}])
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(
     toy: Task, tmp_path: Path, change: dict
 ) -> None:
-    config = TrainingConfig(epochs=2)
+    config = SegmentationConfig(epochs=2)
     trainer(toy, config, replace(CONFIG, **change)).save(tmp_path / "a.checkpoint")
     fresh = trainer(toy, config)
     before = copies(fresh.network.state_dict())
@@ -225,7 +232,7 @@ def test_what_is_no_checkpoint_is_refused(toy: Task, tmp_path: Path, content: by
     (tmp_path / "a.checkpoint").write_bytes(content)
 
     with pytest.raises(InputError, match=r"a\.checkpoint: ") as error:
-        trainer(toy, TrainingConfig(epochs=2)).resume(tmp_path / "a.checkpoint")
+        trainer(toy, SegmentationConfig(epochs=2)).resume(tmp_path / "a.checkpoint")
 
     assert "\n" not in str(error.value)
 
@@ -239,7 +246,7 @@ def test_the_best_weights_are_those_of_the_best_validation(toy: Task) -> None:
 
     learner.run(lambda progress: averages.append(copies(learner.averaged_weights)))
 
-    assert learner.state.best_dice == 0.9
+    assert learner.state.best_score == 0.9
     assert learner.state.without_gain == 2
     assert equal(learner.best_weights, averages[1])
     assert not equal(learner.best_weights, averages[3])
@@ -283,13 +290,13 @@ def test_patience_ends_a_training_that_gains_nothing(toy: Task) -> None:
 
 
 def test_without_validation_cases_the_last_average_is_kept(toy: Task) -> None:
-    learner = trainer(toy, TrainingConfig(epochs=2, validations=2, patience=1), validation=0)
+    learner = trainer(toy, SegmentationConfig(epochs=2, validations=2, patience=1), validation=0)
 
     learner.run()
 
     assert learner.done == 1
     assert equal(learner.best_weights, learner.averaged_weights)
-    assert all("validation_dice" not in row for row in learner.state.history)
+    assert all("score" not in row for row in learner.state.history)
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -330,18 +337,18 @@ def test_the_dice_loss_is_taken_on_the_nested_regions(toy: Task) -> None:
 
 def test_no_case_to_train_on(toy: Task) -> None:
     with pytest.raises(InputError, match="no labelled case to train on"):
-        Trainer(build_network(CONFIG), toy, [], [], TrainingConfig(epochs=1))
+        SegmentationTrainer(build_network(CONFIG), toy, [], [], SegmentationConfig(epochs=1))
 
 
 @pytest.mark.parametrize("both", [{}, {"epochs": 1, "minutes": 1.0}])
 def test_either_epochs_or_minutes(toy: Task, both: dict) -> None:
     with pytest.raises(ValueError, match="either epochs or minutes"):
-        trainer(toy, TrainingConfig(**both))
+        trainer(toy, SegmentationConfig(**both))
 
 
 def test_float32_is_used_where_bfloat16_is_slow(toy: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "bfloat16_is_faster", lambda: False)
-    learner = trainer(toy, TrainingConfig(epochs=1))
+    learner = trainer(toy, SegmentationConfig(epochs=1))
     kinds = set()
     learner.network.stem.convolution.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import shutil
+import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from twinseg.cases import find_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.model_file import load_model, save_model
 from twinseg.network import PRESETS, NetworkConfig, build_network
-from twinseg.tasks import Sequence, Task, load_task
-from twinseg.training_run import TrainingRequest, draw_curve, fit_to_data, split_file, start, train
+from twinseg.tasks import Sequence, Task
+from twinseg.training_run import (
+    TrainingRequest,
+    commit_of_checkout,
+    draw_curve,
+    interrupt_between_steps,
+    split_file,
+    start,
+    train,
+)
 
 SaveNifti = Callable[..., Path]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,6 +81,9 @@ def test_a_model_its_curve_and_its_measures(data: Path, task: Task) -> None:
     assert measured["cases"] == {"train": 2, "validation": 1, "test": 1}
     assert model.card.provenance["metrics"]["steps"] == 4
     assert (model.card.provenance["seed"], model.card.provenance["parent"]) == (3, None)
+    assert model.card.provenance["commit"] is None or re.fullmatch(
+        r"[0-9a-f]{40}(-dirty)?", model.card.provenance["commit"]
+    )
     assert wanted.curve.read_bytes().startswith(PNG)
     assert not wanted.checkpoint.exists()
     assert (data / "splits.json").exists()
@@ -112,15 +128,55 @@ def test_a_stopped_training_goes_on_from_its_checkpoint(data: Path, task: Task) 
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_ctrl_c_leaves_a_checkpoint(data: Path, task: Task) -> None:
+def test_ctrl_c_ends_a_training_between_two_steps(data: Path, task: Task) -> None:
+    told = []
+
     def interrupt(done: float, stage: str) -> None:
-        if done >= 0.5:
-            raise KeyboardInterrupt
+        told.append(stage.partition(",")[0])
+        if stage.startswith("step 2"):
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Cancelled, match="go on with --resume"):
         train(request(data, task), interrupt)
 
+    assert told[-1] == "step 2"
     assert request(data, task).checkpoint.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
+    with interrupt_between_steps() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_thread_and_who_has_a_handler_of_their_own_are_left_alone() -> None:
+    entered = []
+
+    def enter() -> None:
+        with interrupt_between_steps() as interrupted:
+            entered.append((interrupted(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        enter()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    assert entered == [(False, signal.default_int_handler), (False, signal.SIG_IGN)]
+
+
+def test_stopping_after_the_last_step_is_no_stop(data: Path, task: Task) -> None:
+    train(request(data, task), lambda done, stage: done >= 1)
+
+    assert request(data, task).output.exists()
+    assert not request(data, task).checkpoint.exists()
 
 
 def test_stopping_while_the_cases_are_read(data: Path, task: Task) -> None:
@@ -145,12 +201,38 @@ def test_a_training_goes_on_from_another_model(data: Path, task: Task) -> None:
     measured = train(parent)
     child = replace(parent, init=parent.output, output=data.parent / "child.safetensors")
 
-    network, parent_hash = start(child)
+    network, card = start(child)
     train(child)
 
-    assert parent_hash == measured["model_hash"] == load_model(child.output).card.provenance["parent"]
+    assert card is not None
+    assert card.hash == measured["model_hash"] == load_model(child.output).card.provenance["parent"]
     stored = load_model(parent.output).tensors
     assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_parent_of_another_spacing_is_said_in_one_line(
+    tmp_path: Path, data: Path, task: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = NetworkConfig(2, 3, (8, 8, 8, 8), task.strides, embedding=24, depth=1, heads=2)
+    path = saved(tmp_path / "coarse.safetensors", config, replace(task, spacing=(1.0, 2.0, 2.5)))
+
+    train(request(data, task, init=path, epochs=1))
+
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("twinseg")]
+    assert lines == [f"{path} was trained at a spacing of 1 × 2 × 2.5 mm; this training is at 1 × 1 × 1 mm"]
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 1.04)])
+def test_a_parent_of_the_same_spacing_needs_no_word(
+    tmp_path: Path, data: Path, task: Task, spacing: tuple, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = NetworkConfig(2, 3, (8, 8, 8, 8), task.strides, embedding=24, depth=1, heads=2)
+    path = saved(tmp_path / "parent.safetensors", config, replace(task, spacing=spacing))
+
+    with caplog.at_level(logging.WARNING, "twinseg"):
+        train(request(data, task, init=path, epochs=1))
+
+    assert not [record for record in caplog.records if record.name.startswith("twinseg")]
 
 
 def test_a_parent_keeps_its_own_architecture(tmp_path: Path, data: Path, task: Task) -> None:
@@ -186,6 +268,44 @@ def test_a_parent_that_is_too_different(tmp_path: Path, data: Path, task: Task) 
         start(request(data, task, init=path))
 
 
+# --- the commit in the provenance ------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(
+        ["git", "-C", folder, *who, *words], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not on this machine")
+def test_the_commit_is_that_of_the_library_s_own_checkout(tmp_path: Path) -> None:
+    library = tmp_path / "repo" / "site-packages" / "twinseg"
+    library.mkdir(parents=True)
+    (source := library / "training_run.py").write_text("# the library\n")
+    (tmp_path / "repo" / "notes.txt").write_text("somebody else's\n")
+    assert commit_of_checkout(source) is None
+
+    git(tmp_path / "repo", "init", "-q")
+    git(tmp_path / "repo", "add", "notes.txt")
+    git(tmp_path / "repo", "commit", "-q", "-m", "without the library")
+    assert commit_of_checkout(source) is None  # installed inside another repository
+
+    git(library, "add", ".")
+    git(library, "commit", "-q", "-m", "with the library")
+    (tmp_path / "repo" / "model.safetensors").write_text("what users leave about")
+    assert commit_of_checkout(source) == git(library, "rev-parse", "HEAD")
+
+    source.write_text("# changed\n")
+    assert commit_of_checkout(source) == git(library, "rev-parse", "HEAD") + "-dirty"
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert commit_of_checkout(Path(__file__)) is None
+
+
 # --- told before the work begins -------------------------------------------------------------------------------------
 
 
@@ -215,66 +335,6 @@ def test_an_unknown_preset(tmp_path: Path, data: Path, task: Task, init: bool) -
 
     with pytest.raises(InputError, match="'huge' is unknown"):
         train(request(data, task, preset="huge", init=parent))
-
-
-# --- fitting the task to the data ------------------------------------------------------------------------------------
-
-
-def cases_of(folder: Path, save_nifti: SaveNifti, task: Task, *spacings: tuple[float, float, float]):
-    for number, spacing in enumerate(spacings):
-        save_nifti(folder / f"P{number}" / "t1.nii.gz", affine=np.diag([*spacing, 1]))
-        save_nifti(folder / f"P{number}" / "flair.nii.gz", affine=np.diag([9.0, 9, 9, 1]))
-    return find_cases(folder, task)
-
-
-@pytest.mark.parametrize(
-    ("spacing", "fitted", "patch"),
-    [
-        ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (16, 16, 16)),
-        ((0.5, 0.7, 0.9), (1.0, 1.0, 1.0), (16, 16, 16)),  # finer data: as asked
-        ((1.04, 1.0, 1.0), (1.0, 1.0, 1.0), (16, 16, 16)),  # within the tolerance
-        ((2.0, 2.0, 2.0), (2.0, 2.0, 2.0), (8, 8, 8)),
-        ((0.5, 1.0, 5.0), (1.0, 1.0, 5.0), (16, 16, 4)),
-        ((3.0, 1.2, 1.0), (3.0, 1.2, 1.0), (8, 16, 16)),
-        ((90.0, 90.0, 90.0), (90.0, 90.0, 90.0), (4, 4, 4)),
-    ],
-)
-def test_coarse_data_give_a_coarse_task_and_fine_data_the_one_that_was_asked_for(
-    tmp_path: Path, save_nifti: SaveNifti, toy: Task, spacing: tuple, fitted: tuple, patch: tuple
-) -> None:
-    made = fit_to_data(toy, cases_of(tmp_path, save_nifti, toy, spacing))
-
-    assert made == replace(toy, spacing=fitted, patch=patch)
-
-
-def test_most_of_the_images_decide(tmp_path: Path, save_nifti: SaveNifti, toy: Task) -> None:
-    cases = cases_of(tmp_path, save_nifti, toy, (1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (2.0, 2.0, 2.0))
-
-    assert fit_to_data(toy, cases).spacing == (2.0, 2.0, 2.0)
-
-
-def test_axes_are_taken_in_ras_order(tmp_path: Path, save_nifti: SaveNifti, toy: Task) -> None:
-    sagittal = np.array([[0, 0, -5.0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
-    save_nifti(tmp_path / "P" / "t1.nii.gz", affine=sagittal)
-
-    assert fit_to_data(toy, find_cases(tmp_path, toy)).spacing == (5.0, 1.0, 2.0)
-
-
-def test_a_task_with_an_uneven_spacing_stays_as_it_is(tmp_path: Path, save_nifti: SaveNifti, toy: Task) -> None:
-    third = replace(toy, spacing=(1 / 3, 2 / 3, 1.0))
-
-    assert fit_to_data(third, cases_of(tmp_path, save_nifti, toy, (0.3, 0.3, 0.3))) == third
-
-
-@pytest.mark.parametrize("name", ["brats-glioma", "lgg-flair", "lits-liver", "acdc-cardiac"])
-def test_a_fitted_task_is_still_a_task(tmp_path: Path, save_nifti: SaveNifti, name: str) -> None:
-    task = load_task(name)
-    save_nifti(tmp_path / "P" / f"{task.sequences[0].name}.nii.gz", affine=np.diag([3.3, 2.7, 7.1, 1]))
-
-    made = fit_to_data(task, find_cases(tmp_path, task))
-
-    assert Task.from_toml(made.to_toml()) == made
-    assert made.spacing == (3.3, 2.7, max(7.1, task.spacing[2]))
 
 
 # --- the split, the curve --------------------------------------------------------------------------------------------
@@ -312,10 +372,10 @@ def test_a_task_of_other_sequences_does_not_fit_the_data(data: Path, task: Task)
     [
         [],
         [{"step": 1, "seconds": 2.0, "loss": 0.9}],
-        [{"step": n, "seconds": n * 2.0, "loss": 1 / n, "validation_dice": n / 9} for n in range(1, 8)],
+        [{"step": n, "seconds": n * 2.0, "loss": 1 / n, "score": n / 9} for n in range(1, 8)],
     ],
 )
 def test_the_curve_is_a_picture(tmp_path: Path, toy: Task, history: list) -> None:
-    draw_curve(tmp_path / "curve.png", history, toy)
+    draw_curve(tmp_path / "curve.png", history, toy.title, "validation Dice")
 
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)

@@ -22,7 +22,8 @@ LIBRARY = Path(__file__).resolve().parents[4] / "TwinSegSlicer"
 # The command in a process of its own each time, but torch and MONAI are imported once and not forty times.
 SERVER = """
 import gc, json, os, resource, sys
-import torch._dynamo, typer.rich_utils, twinseg.cli, twinseg.classification, twinseg.evaluation, twinseg.monai_bundle
+import torch._dynamo, typer.rich_utils, twinseg.cli
+import twinseg.classification_evaluation, twinseg.classification_run, twinseg.evaluation, twinseg.monai_bundle
 gc.freeze()
 for line in sys.stdin:
     wanted = json.loads(line)
@@ -60,7 +61,7 @@ class Result:
 
     @property
     def said(self) -> list[str]:
-        progress = re.compile(r"(segmenting|evaluating|training|making patients): +\d+%, ")
+        progress = re.compile(r"(segmenting|evaluating|classifying|training|making patients): +\d+%, ")
         return [line for line in self.err.splitlines() if not progress.match(line)]
 
     def assert_bad_input(self, named: object, fault: str) -> None:

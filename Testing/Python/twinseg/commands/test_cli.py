@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+from PIL import Image
 
+from twinseg.classification import build_classifier, network_description
+from twinseg.model_file import read_card, save_model
+from twinseg.tasks import Sequence, Task
 from twinseg.volumes import read_image, read_labels
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -60,9 +64,11 @@ def test_help_and_version(twinseg: Twinseg) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", twinseg("--version").out)
 
 
-@pytest.mark.parametrize("command", ["phantom", "train", "segment", "evaluate"])
-def test_each_command_measures_into_json(twinseg: Twinseg, command: str) -> None:
-    assert "--json" in twinseg(command, "--help").out
+@pytest.mark.parametrize(
+    "command", ["phantom", "train", "segment", "evaluate", "model show", "model export", "model import"]
+)
+def test_each_command_tells_in_json(twinseg: Twinseg, command: str) -> None:
+    assert "--json" in twinseg(*command.split(), "--help").out
 
 
 def test_a_wrong_option_is_bad_input(twinseg: Twinseg) -> None:
@@ -101,11 +107,15 @@ def test_show_tells_where_a_model_comes_from(trained: dict[str, Any], twinseg: T
 
 
 def test_a_model_goes_out_as_a_bundle_and_comes_back(model: Path, twinseg: Twinseg, tmp_path: Path) -> None:
-    assert twinseg("model", "export", model, tmp_path / "bundle").code == 0
-    result = twinseg("model", "import", tmp_path / "bundle", tmp_path / "back.safetensors")
+    back, out, into = tmp_path / "back.safetensors", tmp_path / "export.json", tmp_path / "import.json"
+    assert twinseg("model", "export", model, tmp_path / "bundle", "--json", out).code == 0
+    result = twinseg("model", "import", tmp_path / "bundle", back, "--json", into)
 
     assert result.code == 0, result.err
-    ours, theirs = (safetensors.torch.load_file(path) for path in (tmp_path / "back.safetensors", model))
+    assert strict_json(into) == {"files": [str(back)], "hash": read_card(model).hash}
+    assert strict_json(out)["hash"] == read_card(model).hash
+    assert {*map(Path, strict_json(out)["files"])} == {f for f in (tmp_path / "bundle").rglob("*") if f.is_file()}
+    ours, theirs = (safetensors.torch.load_file(path) for path in (back, model))
     assert ours.keys() == theirs.keys()
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
@@ -132,6 +142,33 @@ def test_evaluate_scores_all_by_site(model: Path, cohort: Path, twinseg: Twinseg
     assert result.code == 0, result.err
     assert measured["n"] == 4
     assert set(measured["summary"]["sites"]) == {"SITE-01", "SITE-02"}
+
+
+@pytest.mark.parametrize("copied", [0, 1, 4])
+def test_evaluate_scores_a_classifier_with_and_without_copies(twinseg: Twinseg, tmp_path: Path, copied: int) -> None:
+    sequences = (Sequence("ct", "CT"),)
+    task = Task("chest", "Chest", "classification", "CT", sequences, (1.0,) * 3, (32, 32, 1), classes=("ill", "well"))
+    model = tmp_path / "m.safetensors"
+    save_model(model, build_classifier(task).state_dict(), task=task, network=network_description(task), provenance={})
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 32, 32), np.uint8)
+    for number in range(4):
+        for part, picture in (("train", number), ("test", number if number < copied else 4 + number)):
+            file = tmp_path / "data" / part / task.classes[number % 2] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures[picture]).save(file)
+
+    result = twinseg("evaluate", tmp_path / "data", "--model", model, "--json", tmp_path / "e.json", "--device", "cpu")
+
+    assert result.code == 0, result.err
+    measured = strict_json(tmp_path / "e.json")
+    assert "test images" in result.out
+    assert f"accuracy {measured['accuracy']:.3f}" in result.out
+    assert ("test images, deduplicated" in result.out) == (copied == 1)
+    assert ("deduplicated: nothing is left" in result.out) == (copied == 4)
+    if copied == 1:
+        assert measured["deduplicated"]["n"] == 3
+        assert result.out.count("accuracy ") == 2
+        assert f"accuracy {measured['deduplicated']['accuracy']:.3f}" in result.out
 
 
 def test_segment_by_folder_and_by_files_alike(model: Path, case: Path, twinseg: Twinseg, tmp_path: Path) -> None:
