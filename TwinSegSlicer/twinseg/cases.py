@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
-from .layouts import Case, find_cases
-from .tasks import Task
-from .volumes import Volume, grids_agree, overlap, read_image, read_labels, resample_to, write_atomically
+from twinseg.errors import InputError
+from twinseg.layouts import Case, find_cases
+from twinseg.tasks import Task
+from twinseg.volumes import Volume, grids_agree, overlap, read_image, read_labels, resample_to, write_atomically
 
 __all__ = ["Case", "LoadedCase", "Split", "find_cases", "load_case", "split_cases"]
 logger = logging.getLogger(__name__)
@@ -62,13 +62,13 @@ def load_case(case: Case, task: Task, with_labels: bool = True) -> LoadedCase:
         if not grids_agree(labels, reference):
             reference, reference_path = labels, case.labels
     for name, image in images.items():
-        images[name] = _on_grid(image, reference, case.images[name], reference_path)
+        images[name] = put_on_grid(image, reference, case.images[name], reference_path)
     if labels is not None:
         labels = Volume(labels.array, reference.affine)
     return LoadedCase(images, reference, labels)
 
 
-def _on_grid(image: Volume, reference: Volume, path: Path, reference_path: Path) -> Volume:
+def put_on_grid(image: Volume, reference: Volume, path: Path, reference_path: Path) -> Volume:
     if image is reference:
         return image
     if grids_agree(image, reference):

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from twinseg import __version__
+from twinseg.cli_cases import cases_app
 from twinseg.errors import Cancelled, InputError
 from twinseg.memory import keep_freed_memory
 from twinseg.terminal import Json, classification_table, finish, print_table, progress_bar, segmentation_table
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exchange them with MONAI.")
 app.add_typer(model_app, name="model")
+app.add_typer(cases_app, name="cases")
 
 # typer reads these at run time.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -155,7 +157,10 @@ def segment(
         measured = segment_to_file(
             chosen, loaded, output, uncertainty, device=choose_device(device), flips=flips, report=bar
         )
-    volumes = ", ".join(f"{name} {value:.1f} mL" for name, value in measured["volumes_ml"].items())
+    volumes = ", ".join(
+        f"{name} {ml['volume']:.1f} mL ({ml['low']:.1f} to {ml['high']:.1f})"
+        for name, ml in measured["volumes_ml"].items()
+    )
     without = f", without {', '.join(measured['missing'])}" if measured["missing"] else ""
     finish(f"{output}: {volumes} ({measured['computed']}, {measured['seconds']:.1f} s{without})", measured, json_file)
 

@@ -27,6 +27,7 @@ from twinseg.cases import LoadedCase
 from twinseg.errors import Cancelled, InputError, OutOfSpaceError
 from twinseg.network import ViTUNet
 from twinseg.preprocessing import label_values, prepare, restore, restore_labels
+from twinseg.region_volumes import region_volumes
 from twinseg.tasks import Task
 from twinseg.volumes import Volume
 
@@ -51,11 +52,13 @@ class Segmentation:
         labels: (X, Y, Z) label map with the task's label values, with the reference image's affine.
         uncertainty: (X, Y, Z) float32, or None: entropy of the class probabilities, 0 (sure) to 1 (all classes alike).
         computed: where and how it was computed, in words.
+        volumes: by region ``{"volume", "low", "high"}`` in mL (`region_volumes`).
     """
 
     labels: Volume
     uncertainty: Volume | None
     computed: str
+    volumes: dict[str, dict[str, float]]
 
 
 def segment(
@@ -78,12 +81,13 @@ def segment(
     _tell(report, 0.9, "putting the result on the image's grid")
     channels = restore_labels(probabilities, prepared, case.reference)
     values = np.asarray(label_values(task), np.uint8 if max(label_values(task)) < 256 else np.uint16)
-    labels = clean_up(values[channels], task, case.reference.spacing)
+    labels = Volume(clean_up(values[channels], task, case.reference.spacing), case.reference.affine)
+    volumes = region_volumes(labels, probabilities, prepared, task)
     entropy = None
     if uncertainty:
         entropy = Volume(restore(normalized_entropy(probabilities), prepared, case.reference), case.reference.affine)
     _tell(report, 1.0, "done")
-    return Segmentation(Volume(labels, case.reference.affine), entropy, computed)
+    return Segmentation(labels, entropy, computed, volumes)
 
 
 def predict_anywhere(

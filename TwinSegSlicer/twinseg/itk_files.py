@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from twinseg.errors import InputError
 
 ENDINGS = (".nrrd", ".mha")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world points left and posterior, ours (RAS) right and anterior

@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .tasks import Task
-from .volumes import ENDINGS
+from twinseg.errors import InputError
+from twinseg.tasks import Task
+from twinseg.volumes import ENDINGS
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .tasks import Task
+from twinseg.errors import InputError
+from twinseg.tasks import Task
 
 Metrics = dict[str, float]
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import InputError
-from .home import data_folder
-from .tasks import Task
-from .volumes import write_atomically
+from twinseg.errors import InputError
+from twinseg.home import data_folder
+from twinseg.tasks import Task
+from twinseg.volumes import write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -23,11 +23,20 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .model_file import BATCHNORM_COUNTER, DType, check_tensor, load_model, save_model
-from .monai_bundle_files import CARD, TASK, WEIGHTS, inference, license_text, metadata, network_definition, readme
-from .tasks import load_task
-from .volumes import write_atomically
+from twinseg.errors import InputError
+from twinseg.model_file import BATCHNORM_COUNTER, DType, check_tensor, load_model, save_model
+from twinseg.monai_bundle_files import (
+    CARD,
+    TASK,
+    WEIGHTS,
+    inference,
+    license_text,
+    metadata,
+    network_definition,
+    readme,
+)
+from twinseg.tasks import load_task
+from twinseg.volumes import write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
-from . import __version__
-from .errors import InputError
-from .model_file import ModelCard
-from .tasks import Task
+from twinseg import __version__
+from twinseg.errors import InputError
+from twinseg.model_file import ModelCard
+from twinseg.tasks import Task
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CARD, TASK, WEIGHTS = "models/card.json", "configs/task.toml", "models/model.pt"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from twinseg.errors import InputError
 
 ENDINGS = (".nii.gz", ".nii")
 logger = logging.getLogger(__name__)

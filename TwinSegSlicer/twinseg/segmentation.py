@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from twinseg.cases import Case, find_cases, load_case
@@ -83,7 +82,8 @@ def segment_to_file(
 ) -> dict[str, Any]:
     """Segment a case and write the label map (and the uncertainty); nothing is written unless all went well.
 
-    Returns what was measured: volumes in mL by region, the sequences that were used, seconds, where it was computed.
+    Returns what was measured: volumes in mL by region with their intervals (`region_volumes`), the sequences that were
+    used, seconds, where it was computed.
     """
     images = {path.resolve() for path in case.images.values()}
     for path in filter(None, (output, uncertainty)):
@@ -114,14 +114,12 @@ def segment_to_file(
         if uncertainty is not None:
             uncertainty.unlink(missing_ok=True)
         raise
-    voxel_ml = float(np.prod(result.labels.spacing)) / 1000
-    volumes = {r.name: voxel_ml * int(np.isin(result.labels.array, r.labels).sum()) for r in model.task.regions}
     return {
         "model": model.hash,
         "task": model.task.name,
         "sequences": sorted(loaded.images),
         "missing": [s.name for s in model.task.sequences if s.name not in loaded.images],
-        "volumes_ml": volumes,
+        "volumes_ml": result.volumes,
         "computed": result.computed,
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import InputError
-from .home import resource_folders
+from twinseg.errors import InputError
+from twinseg.home import resource_folders
 
 if sys.version_info >= (3, 11):
     import tomllib

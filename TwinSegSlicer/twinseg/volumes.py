@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import itk_files, nifti_files
-from .errors import InputError, OutOfSpaceError
+from twinseg import itk_files, nifti_files
+from twinseg.errors import InputError, OutOfSpaceError
 
 ENDINGS = nifti_files.ENDINGS + itk_files.ENDINGS
 SAME_VOXEL = 1e-3  # voxels: positions closer than this at the far corner of a volume are one voxel
@@ -47,7 +47,7 @@ def read_image(path: str | Path, channel: int | None = None) -> Volume:
     Raises InputError where the file cannot be read, is not 3-D, holds NaN or Inf, or is constant.
     """
     array, affine = _read(Path(path), channel, np.float32)
-    _check_intensities(Path(path), array)
+    check_intensities(Path(path), array)
     return Volume(array, affine)
 
 
@@ -74,7 +74,7 @@ def read_picture(path: str | Path) -> np.ndarray:
             array = np.array(picture.convert("F"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: this is no whole picture ({_line(error)}); copy or download it again") from error
-    _check_intensities(Path(path), array)
+    check_intensities(Path(path), array)
     return array
 
 
@@ -112,7 +112,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutOfSpaceError(f"{path}: no space left to write it; free some, or choose another folder") from error
@@ -121,7 +121,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise InputError(f"{path}: it cannot be written ({reason}); choose another folder") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Let a new name reach the disk, where the platform can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -308,7 +308,7 @@ def _check_readable(path: Path) -> None:
         raise InputError(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 
-def _check_intensities(path: Path, array: np.ndarray) -> None:
+def check_intensities(path: Path, array: np.ndarray) -> None:
     lowest, highest = float(array.min()), float(array.max())
     # NaN spreads to both ends, so that two reductions find NaN and Inf without another array.
     if not (np.isfinite(lowest) and np.isfinite(highest)):
@@ -323,7 +323,7 @@ def _read(path: Path, channel: int | None, dtype: DTypeLike | None) -> tuple[np.
     _check_readable(path)
     try:
         array, affine = (itk_files if ending in itk_files.ENDINGS else nifti_files).read(path)
-        array = _one_volume(path, array, channel)
+        array = one_volume(path, array, channel)
         if array.dtype.kind not in "iufb":
             raise InputError(f"{path}: colour or complex voxels; save it as a grey-value image")
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is told as such
@@ -338,7 +338,7 @@ def _read(path: Path, channel: int | None, dtype: DTypeLike | None) -> tuple[np.
     return array, affine
 
 
-def _one_volume(path: Path, array: np.ndarray, channel: int | None) -> np.ndarray:
+def one_volume(path: Path, array: np.ndarray, channel: int | None) -> np.ndarray:
     """The (X, Y, Z) of an array that may have more axes, of which `channel` is wanted; else InputError."""
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]

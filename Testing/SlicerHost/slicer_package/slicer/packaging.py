@@ -81,7 +81,8 @@ def pip_check(req: Any, *, _seen: Any = None) -> bool:
 
 def pip_ensure(
     requirements: Any,
-    prompt: bool = True,
+    constraints: str | Path | None = None,
+    prompt_install: bool = True,
     requester: str | None = None,
     skip_packages: list[str] | None = None,
     show_progress: bool = True,
@@ -94,9 +95,10 @@ def pip_ensure(
         return []
     names = ", ".join(str(requirement) for requirement in missing)
     text = _("{requester} needs these Python packages: {names}. Install them?")
-    if prompt and not slicer.util.confirmOkCancelDisplay(text.format(requester=requester or "The module", names=names)):
+    question = text.format(requester=requester or _("The module"), names=names)
+    if prompt_install and not slicer.util.confirmOkCancelDisplay(question):
         raise RuntimeError(f"The user declined to install {names}")
-    pip_install([str(requirement) for requirement in missing], requester=requester)
+    pip_install([str(requirement) for requirement in missing], constraints=constraints, requester=requester)
     return []
 
 
