@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: venv test demo
+.PHONY: venv test demo screenshots
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -24,3 +24,7 @@ test: $(STAMP)
 
 demo: $(STAMP)
 	$(PY) Testing/demo.py --output demo
+
+# The pictures of the module's documentation, and its icons: drawn by the module itself, in the headless host.
+screenshots: $(STAMP)
+	$(PY) Testing/screenshots.py

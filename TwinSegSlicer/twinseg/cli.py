@@ -15,6 +15,7 @@ import typer
 
 from twinseg import __version__
 from twinseg.cli_cases import cases_app
+from twinseg.cli_twin import twin_app
 from twinseg.errors import Cancelled, InputError
 from twinseg.memory import keep_freed_memory
 from twinseg.terminal import Json, classification_table, finish, print_table, progress_bar, segmentation_table
@@ -28,6 +29,7 @@ app = typer.Typer(
 model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exchange them with MONAI.")
 app.add_typer(model_app, name="model")
 app.add_typer(cases_app, name="cases")
+app.add_typer(twin_app, name="twin")
 
 # typer reads these at run time.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -84,7 +84,11 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
     Raises OutOfSpaceError where the disk is full, InputError where the folder or the file's ending forbids it.
     """
-    path = Path(path)
+    write_atomically(path, volume_bytes(Path(path), volume))
+
+
+def volume_bytes(path: Path, volume: Volume) -> bytes:
+    """The content of an image file of `path`'s ending; equal volumes give equal bytes. Else as `write_volume`."""
     array = volume.array
     if array.dtype.kind in "iub":
         array = array.astype(np.int32 if array.min() < 0 else _label_type(int(array.max())), copy=False)
@@ -94,7 +98,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     files = itk_files if ending in itk_files.ENDINGS else nifti_files
     content = files.to_bytes(path, array, volume.affine)
     # Level 1 and no time stamp: fast, and equal volumes give equal files.
-    write_atomically(path, gzip.compress(content, 1, mtime=0) if ending == ".nii.gz" else content)
+    return gzip.compress(content, 1, mtime=0) if ending == ".nii.gz" else content
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

@@ -54,7 +54,7 @@ def test_help_and_version(twinseg: Twinseg) -> None:
     listed = twinseg("--help")
 
     assert listed.code == 0
-    for command in ("phantom", "train", "segment", "evaluate", "model"):
+    for command in ("phantom", "train", "segment", "evaluate", "model", "cases", "twin"):
         assert command in listed.out
         helped = twinseg(command, "--help")
         assert helped.code == 0

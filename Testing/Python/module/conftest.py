@@ -1,0 +1,143 @@
+"""The module's tests run in the host. Without slicer-core or PySide6 they are skipped."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinseg.phantom import Scanner, make_patient
+from twinseg.tasks import load_task
+
+TESTING = Path(__file__).parents[2]
+if str(TESTING) not in sys.path:
+    sys.path.insert(0, str(TESTING))
+
+if find_spec("slicer_core") is None or find_spec("PySide6") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from SlicerHost.pytest_plugin import slicer_host  # noqa: F401
+
+MODULE_FILE = Path(__file__).parents[3] / "TwinSegSlicer/TwinSegSlicer.py"
+BRATS_CASE = Path(__file__).parents[4] / "shared/data/brats-gli/BraTS-GLI-00000-000"
+
+
+@pytest.fixture
+def own_home(monkeypatch, tmp_path) -> Path:
+    """A data folder of the test's own."""
+    monkeypatch.setenv("TWINSEG_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def module_widget(slicer_host, own_home):
+    """The module, loaded and opened as the user would."""
+    return slicer_host.open(MODULE_FILE)
+
+
+@pytest.fixture(scope="session")
+def shared_worker():
+    """Holds one worker for all tests of the session, as importing torch is what takes long."""
+    holder: list[Any] = []
+    yield holder
+    for worker in holder:
+        worker.stop()
+
+
+@pytest.fixture
+def worker(slicer_host, shared_worker):
+    """A worker process; a test may end it, the next one finds it started again."""
+    from TwinSegSlicerLib.Worker import WorkerProcess
+
+    if not shared_worker:
+        shared_worker.append(WorkerProcess())
+    return shared_worker[0]
+
+
+@pytest.fixture
+def add_volume(slicer_host):
+    """Adds a volume node of an array (K, J, I) with an index-to-RAS matrix."""
+    import slicer
+
+    def add(array: np.ndarray, matrix: np.ndarray | None = None, name: str = "flair") -> Any:
+        node = slicer.util.addVolumeFromArray(np.ascontiguousarray(array), name=name)
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.eye(4) if matrix is None else matrix))
+        return node
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def patient():
+    """A small synthetic patient."""
+    return make_patient(3, scanner=Scanner.for_site(0), size=(80, 96, 80), spacing=2.0, kind="ring")
+
+
+@pytest.fixture
+def phantom(patient, add_volume):
+    """The patient's volume node by sequence, in the scene."""
+    return {name: add_volume(image.array.T, image.affine, f"P1_{name}") for name, image in patient.images.items()}
+
+
+@pytest.fixture
+def parameters():
+    """What the parameter node offers, by itself."""
+    return SimpleNamespace(
+        task="brats-glioma", model="", device="cpu", flips=False, uncertainty=True, reference="", replace=False
+    )
+
+
+@pytest.fixture
+def add_result(add_volume):
+    """Adds a volume and a segmentation of it, as a model might have drawn it: oedema around a core that enhances."""
+
+    def add(name: str = "P1_flair", matrix: np.ndarray | None = None, uncertainty: float = 0.5, **options: Any) -> Any:
+        from TwinSegSlicerLib.SegmentationResult import addToScene
+        from TwinSegSlicerLib.VolumeBridge import nodeImage
+
+        rng = np.random.default_rng(1)
+        node = options.pop("volume", None) or add_volume(rng.normal(100, 9, (16, 20, 24)).astype("f4"), matrix, name)
+        labels = np.zeros((24, 20, 16), np.uint8)
+        labels[4:14, 5:15, 3:12] = 2
+        labels[6:12, 7:13, 5:10] = 3
+        labels[8:10, 9:11, 6:8] = 1
+        labels = options.pop("labels", labels)
+        prepared = prepared_result(labels, np.full(labels.shape, uncertainty, np.float32))
+        task = load_task("brats-glioma")
+        return addToScene(prepared, {"flair": node}, "flair", nodeImage(node), task, MADE, **options)
+
+    return add
+
+
+MADE = {
+    "model": "0123456789abcdef",
+    "model_title": "a model",
+    "computed": "cpu, whole volume",
+    "seconds": 3.21,
+    "missing": ["t1", "t2"],
+    "volumes_ml": {
+        "WT": {"volume": 0.9, "low": 0.8, "high": 1.04},
+        "TC": {"volume": 0.18, "low": 0.1, "high": 0.2},
+        "ET": {"volume": 0.172, "low": 0.1, "high": 0.2},
+    },
+    "version": "0.1.0",
+    "time": "2026-11-21T16:14:52+00:00",
+}
+
+
+def prepared_result(labels: np.ndarray, uncertainty: np.ndarray | None) -> Any:
+    """Label map and uncertainty (I, J, K) by way of files, as they come from the worker."""
+    from TwinSegSlicerLib.SegmentationResult import prepareResult
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "labels.npy", Path(folder) / "uncertainty.npy"]
+        for file, array in zip(files, (labels, uncertainty), strict=True):
+            if array is not None:
+                np.save(file, array)
+        return prepareResult(files[0], files[1] if uncertainty is not None else None, load_task("brats-glioma"))

@@ -1,0 +1,181 @@
+"""The page about a patient, read back as a reader of HTML and PDF does; and the export."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from twinseg.errors import InputError
+from twinseg.twin.assessments import last_assessments, respond
+from twinseg.twin.report import NOTICE, ForecastBands, write_report
+from twinseg.twin.response import Override
+from twinseg.twin.store import Twin
+from twinseg.twin.store_export import export_bids
+from twinseg.twin.timeline import correct_scan
+from twinseg.twin.treatments import Radiotherapy, Steroids, Treatments
+
+
+class Text(HTMLParser):
+    """The words of a page, the sources of its pictures, and tags that were opened and not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.sources, self.open = "", [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data + " "
+
+
+def page(file: Path) -> Text:
+    parser = Text()
+    parser.feed(file.read_text("utf-8"))
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture
+def assessed(twin: Twin, scan) -> Twin:
+    for number, radius in (("000", 5.0), ("001", 6.0)):
+        correct_scan(twin, number, scan(0, radius)["labels"], "expert")
+    respond(twin, clinical={"001": "stable"})
+    return twin
+
+
+def test_the_page_is_whole_in_one_file_and_says_why(assessed: Twin, tmp_path: Path) -> None:
+    write_report(assessed, tmp_path / "r.html", tmp_path / "r.pdf")
+
+    read = page(tmp_path / "r.html")
+    assert NOTICE in read.words
+    assert "Patient twin P-7" in read.words
+    assert "Progressive disease: the lesions grew from the nadir" in read.words
+    assert assessed.events[-1]["hash"] in read.words
+    assert "radiotherapy: not known" in read.words
+    assert len(read.sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in read.sources)
+    pdf = (tmp_path / "r.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == 1
+    assert b"CreationDate" not in pdf
+
+
+def test_equal_twins_give_equal_pages(assessed: Twin, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(assessed, tmp_path / f"{name}.html", tmp_path / f"{name}.pdf")
+
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_a_forecast_is_drawn_with_what_must_be_said(assessed: Twin, tmp_path: Path) -> None:
+    days, median = np.array([60.0, 120.0]), np.array([5.0, 9.0])
+    bands = ForecastBands(
+        days, median, median - 1, median + 1, median - 2, median + 2, "Whole tumour", "It did not beat <persistence>."
+    )
+    write_report(assessed, tmp_path / "without.html")
+
+    write_report(assessed, tmp_path / "with.html", forecast=bands)
+
+    read = page(tmp_path / "with.html")
+    assert "It did not beat <persistence>." in read.words
+    assert read.sources[0] != page(tmp_path / "without.html").sources[0]
+
+
+def test_a_reason_cannot_write_into_the_page(assessed: Twin, tmp_path: Path) -> None:
+    respond(assessed, overrides=(Override("001", "SD", "<script>alert(1)</script>"),))
+
+    write_report(assessed, tmp_path / "r.html")
+
+    assert "<script" not in (tmp_path / "r.html").read_text("utf-8")
+    assert "<script>alert(1)</script>" in page(tmp_path / "r.html").words
+
+
+def test_a_twin_with_one_scan_and_nothing_else_has_a_page(tmp_path: Path, scan) -> None:
+    twin = Twin.create(tmp_path / "twin", task="brats-glioma")
+    twin.add_timepoint(0, {"t1ce": scan()["t1ce"]})
+
+    write_report(twin, tmp_path / "r.html", tmp_path / "r.pdf")
+
+    assert "Not assessed yet." in page(tmp_path / "r.html").words
+
+
+def test_a_missing_folder_is_told(assessed: Twin, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder does not exist"):
+        write_report(assessed, tmp_path / "nowhere" / "r.html")
+
+
+# --- assessments that are kept ---------------------------------------------------------------------------------------
+
+
+def test_assessments_remember_what_was_said_before(assessed: Twin) -> None:
+    respond(assessed, steroids_mg={"000": 4.0, "001": 2.0})
+    kept, found = respond(assessed, overrides=(Override("001", "PD", "seen on perfusion"),))
+
+    assert kept.content["clinical"] == {"001": "stable"}
+    assert kept.content["steroids_mg"] == {"000": 4.0, "001": 2.0}
+    assert (found["2D"][1].response, found["2D"][1].overridden) == ("PD", "SD")
+    assert last_assessments(Twin.open(assessed.folder)) == found
+    assert len(assessed.records("assessments")) == 3
+
+
+def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin) -> None:
+    treatments = Treatments(
+        radiotherapy=(Radiotherapy((1.0, 2.0, 3.0), (2.0, 2.0, 2.0)),),
+        steroids=(Steroids(-10, 30, 8.0), Steroids(31, 90, 2.0)),
+    )
+    assessed.set_document("treatments.json", treatments.to_json())
+
+    kept, found = respond(assessed)
+
+    assert kept.content["steroids_mg"] == {"000": 8.0, "001": 2.0}
+    assert kept.content["radiotherapy_end"] == 3.0
+    assert found["2D"][1].rule == "SD-steroids-reduced"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"clinical": {"009": "stable"}}, "time point 009"), ({"settings": {"no_such": 1}}, "settings")],
+)
+def test_bad_inputs_to_an_assessment_leave_no_record(assessed: Twin, given, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        respond(assessed, **given)
+    assert len(assessed.records("assessments")) == 1
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_export_has_the_shape_of_bids_derivatives(assessed: Twin, tmp_path: Path) -> None:
+    folder = export_bids(assessed, tmp_path / "bids")
+
+    description = json.loads((folder / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "TwinSegSlicer"
+    anat = folder / "sub-P7" / "ses-001" / "anat"
+    image = nibabel.load(anat / "sub-P7_ses-001_ce-gadolinium_desc-preproc_T1w.nii.gz")
+    assert image.shape == (24, 20, 16)
+    assert (anat / "sub-P7_ses-001_desc-expert_dseg.nii.gz").is_file()
+    transform = json.loads((anat / "sub-P7_ses-001_from-scan_to-baseline_mode-image_xfm.json").read_text())
+    np.testing.assert_array_equal(transform["Matrix"], np.eye(4))
+    sessions = (folder / "sub-P7" / "sub-P7_sessions.tsv").read_text().splitlines()
+    assert sessions == ["session_id\tday\tday_standard_deviation", "ses-000\t0\t0.0", "ses-001\t60\t0.0"]
+    for path in folder.rglob("sub-*.*"):
+        assert re.fullmatch(r"sub-P7(_[a-zA-Z]+-[a-zA-Z0-9]+)*_[a-zA-Z0-9]+\.(nii\.gz|json|tsv)", path.name), path.name
+
+
+def test_an_export_never_overwrites(assessed: Twin, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is there already"):
+        export_bids(assessed, tmp_path)

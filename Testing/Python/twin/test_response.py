@@ -1,0 +1,334 @@
+"""RANO 2.0: every limit on both sides, in 2D and 3D, nadir and confirmation, and what else decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from twinseg.errors import InputError
+from twinseg.twin.lesions import Change, Lesion, LesionHistory
+from twinseg.twin.response import RULES, Assessment, Override, assess
+from twinseg.twin.response_visits import Criteria, Visit, visits_of
+
+WELL = {"clinical": "stable", "steroids_mg": 0.0}
+
+
+def visits(*sizes: float, days: tuple[float, ...] | None = None, **every: object) -> list[Visit]:
+    """Scans every 60 days with these sizes; nothing is left where the size is 0."""
+    days = days or tuple(60.0 * n for n in range(len(sizes)))
+    return [
+        Visit(f"{n:03d}", day, size, **{"lesions": int(size > 0), "measurable": size > 0, **WELL, **every})
+        for n, (day, size) in enumerate(zip(days, sizes, strict=True))
+    ]
+
+
+def responses(found: tuple[Assessment, ...]) -> list[str]:
+    return [one.response for one in found]
+
+
+@pytest.mark.parametrize(
+    ("measure", "baseline", "size", "expected"),
+    [
+        ("2D", 1000, 500, "PR"),
+        ("2D", 1000, 500.01, "SD"),
+        ("2D", 1000, 0.001, "PR"),
+        ("2D", 1000, 0, "CR"),
+        ("2D", 1000, 1249.99, "SD"),
+        ("2D", 1000, 1250, "PD"),
+        ("2D", 0.3, 0.15, "PR"),  # limits that binary fractions miss by a rounding
+        ("2D", 0.1, 0.125, "PD"),
+        ("3D", 20, 7, "PR"),
+        ("3D", 20, 7.0001, "SD"),
+        ("3D", 20, 0, "CR"),
+        ("3D", 20, 27.9999, "SD"),
+        ("3D", 20, 28, "PD"),
+        ("3D", 0.7, 0.245, "PR"),
+        ("3D", 0.7, 0.98, "PD"),
+    ],
+)
+def test_every_limit_on_both_sides(measure: str, baseline: float, size: float, expected: str) -> None:
+    found = assess(visits(baseline, size), Criteria(measure=measure))
+
+    assert responses(found) == ["baseline", expected]
+    assert found[1].trace[0].endswith(f"{RULES[found[1].rule]}.")
+
+
+def test_limits_are_settings() -> None:
+    assert assess(visits(100, 69), Criteria(partial=0.3))[1].response == "PR"
+    assert assess(visits(100, 121), Criteria(progression=0.2))[1].response == "PD"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((1000, 400, 490), ["PR", "PR"]),  # +22.5 % from the nadir
+        ((1000, 400, 500), ["PR", "PD"]),  # +25 % from the nadir, though -50 % from the baseline
+        ((1000, 900, 1120), ["SD", "SD"]),  # +24.4 %
+        ((1000, 900, 1125), ["SD", "PD"]),  # +25 % from the nadir, +12.5 % from the baseline
+        ((1000, 1240, 1249), ["SD", "SD"]),  # a nadir never rises
+        ((1000, 1300, 1000), ["PD", "SD"]),
+        ((1000, 0, 100), ["CR", "PD"]),  # measurable again after nothing was
+    ],
+)
+def test_progression_is_told_from_the_nadir_and_response_from_the_baseline(sizes, expected) -> None:
+    assert responses(assess(visits(*sizes)))[1:] == expected
+
+
+def test_the_nadir_is_the_smallest_before_the_scan_itself() -> None:
+    found = assess(visits(1000, 600, 700, 550, 687.5))
+
+    assert found[4].from_nadir == pytest.approx(0.25)
+    assert found[4].from_baseline == pytest.approx(-0.3125)
+    assert found[4].response == "PD"
+
+
+def test_what_reappears_too_small_to_measure_is_no_progression() -> None:
+    seen = visits(1000, 0, 30)
+    seen[2] = replace(seen[2], measurable=False)
+
+    assert responses(assess(seen))[1:] == ["CR", "PR"]
+
+
+# --- confirmation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "days", "confirmed"),
+    [
+        ((1000, 400), (0, 60), None),  # no later scan
+        ((1000, 400, 400), (0, 60, 87), None),  # 27 days are too few
+        ((1000, 400, 400), (0, 60, 88), True),  # 28 days
+        ((1000, 400, 600), (0, 60, 88), False),
+        ((1000, 400, 600, 400), (0, 60, 70, 100), False),  # lost in between
+        ((1000, 0, 0), (0, 60, 88), True),
+        ((1000, 0, 400), (0, 60, 88), False),
+    ],
+)
+def test_a_response_must_hold_for_four_weeks(sizes, days, confirmed) -> None:
+    assert assess(visits(*sizes, days=days))[1].confirmed is confirmed
+
+
+def test_a_partial_response_is_confirmed_by_a_complete_one() -> None:
+    found = assess(visits(1000, 400, 0))
+
+    assert (found[1].response, found[1].confirmed) == ("PR", True)
+    assert found[1].words == "PR, confirmed"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "confirmed_by", "confirmed"),
+    [
+        ((1000, 1300, 1250), "persistence", True),
+        ((1000, 1300, 1249), "persistence", False),
+        ((1000, 1300, 1400), "growth", False),
+        ((1000, 1300, 1625), "growth", True),
+        ((1000, 1300), "persistence", None),
+    ],
+)
+def test_progression_within_twelve_weeks_of_radiotherapy_is_preliminary(sizes, confirmed_by, confirmed) -> None:
+    found = assess(visits(*sizes), Criteria(confirmed_by=confirmed_by), radiotherapy_end=-24.0)[1]
+
+    assert found.response == "PD"
+    assert found.preliminary
+    assert found.confirmed is confirmed
+    assert ("preliminary" in found.words) is (confirmed is None)
+
+
+@pytest.mark.parametrize(
+    ("end", "preliminary"), [(-24.0, True), (-24.01, False), (60.0, True), (61.0, False), (None, False)]
+)
+def test_the_twelve_weeks_are_84_days(end, preliminary) -> None:
+    assert assess(visits(1000, 1300), radiotherapy_end=end)[1].preliminary is preliminary  # the scan is on day 60
+
+
+def test_clinical_deterioration_waits_for_no_confirmation() -> None:
+    seen = visits(1000, 1000)
+    seen[1] = replace(seen[1], clinical="worse")
+
+    found = assess(seen, radiotherapy_end=0.0)[1]
+
+    assert (found.response, found.rule, found.preliminary) == ("PD", "PD-clinical", False)
+
+
+# --- what else decides -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("doses", "expected"),
+    [
+        ((4, 4), "PD"),
+        ((4, 6), "PD"),
+        ((4, 2), "SD"),
+        ((None, 2), "PD"),
+        ((4, None), "PD"),
+    ],
+)
+def test_growth_while_steroids_are_reduced_is_no_progression(doses, expected) -> None:
+    seen = [replace(v, steroids_mg=dose) for v, dose in zip(visits(1000, 1300), doses, strict=True)]
+
+    found = assess(seen)[1]
+
+    assert found.response == expected
+    assert any("not known" in sentence for sentence in found.trace) is (None in doses)
+    assert assess(seen, Criteria(steroids_matter=False))[1].response == "PD"
+
+
+@pytest.mark.parametrize(
+    ("size", "doses", "expected"),
+    [(400, (4, 4), "PR"), (400, (4, 4.5), "SD"), (0, (4, 0), "CR"), (0, (4, 1), "SD"), (400, (4, None), "PR")],
+)
+def test_a_response_on_more_steroids_is_none(size, doses, expected) -> None:
+    seen = [replace(v, steroids_mg=dose) for v, dose in zip(visits(1000, size), doses, strict=True)]
+
+    found = assess(seen)[1]
+
+    assert found.response == expected
+    if expected == "SD":
+        assert found.rule == "SD-response-not-granted"
+
+
+def test_a_new_measurable_lesion_is_progression_unless_the_setting_says_otherwise() -> None:
+    seen = visits(1000, 900)
+    seen[1] = replace(seen[1], new_measurable=(2,))
+
+    found = assess(seen)[1]
+
+    assert (found.response, found.rule) == ("PD", "PD-new-lesion")
+    assert "New measurable: lesion 2." in found.trace
+    assert assess(seen, Criteria(new_lesion_progresses=False))[1].response == "SD"
+
+
+def test_lesions_that_are_not_measurable_can_progress_but_not_respond() -> None:
+    seen = [replace(v, measurable=False) for v in visits(50, 10, 10)]
+    seen[2] = replace(seen[2], non_measurable_worse=True)
+
+    found = assess(seen)
+
+    assert responses(found)[1:] == ["SD", "PD"]
+    assert "best there can be" in " ".join(found[1].trace)
+
+
+def test_what_is_not_known_is_said() -> None:
+    found = assess(visits(1000, 400, clinical=None, steroids_mg=None))[1]
+
+    assert found.response == "PR"
+    assert "The clinical status is not known: taken as stable." in found.trace
+
+
+def test_how_sure_the_side_of_the_limit_is() -> None:
+    near = assess(visits(1000, 1250, size_sd=60.0))[1]
+    far = assess(visits(1000, 2000, size_sd=60.0))[1]
+
+    assert near.likelihood == pytest.approx(0.5)
+    assert "50% likely" in near.trace[-1]
+    assert far.likelihood > 0.999
+
+
+def test_a_reader_overrides_with_a_reason() -> None:
+    found = assess(visits(1000, 1300), overrides=[Override("001", "SD", "radionecrosis on biopsy")])[1]
+
+    assert (found.response, found.overridden) == ("SD", "PD")
+    assert "radionecrosis on biopsy" in found.trace[-1]
+    assert found.words == "SD (by a reader; the rules: PD)"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Override("001", "SD", "  "), "needs a reason"),
+        (lambda: Override("001", "XX", "why"), "use one of CR, PR, SD, PD"),
+        (lambda: Override("001", "SD", "seen on 2024-03-05"), "reads as a date"),
+        (lambda: assess(visits(1, 2), overrides=[Override("009", "SD", "why")]), "no assessment"),
+        (lambda: assess(visits(1, 2), overrides=[Override("000", "SD", "why")]), "no assessment"),
+        (lambda: assess([]), "no scan"),
+        (lambda: assess(visits(1, 2, days=(0, 0))), "in order"),
+        (lambda: Visit("000", 0, 1, clinical="fine"), "better, stable, worse"),
+        (lambda: Visit("000", 0, 1, steroids_mg=-1), "0 or more"),
+    ],
+)
+def test_bad_input_is_one_line(make, said: str) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+# --- from lesions to visits ------------------------------------------------------------------------------------------
+
+
+def lesion(id: int, longest: float, perpendicular: float, volume: float = 5.0) -> Lesion:
+    return Lesion(id, volume, volume / 10, (0.0, 0.0, 0.0), longest, perpendicular, ())
+
+
+def test_only_measurable_lesions_are_targets_and_they_stay_targets() -> None:
+    history = LesionHistory(
+        {
+            "000": (lesion(1, 30, 20), lesion(2, 30, 9.99), lesion(3, 10, 10)),
+            "001": (lesion(1, 8, 5), lesion(2, 30, 9)),
+        },
+        (Change("001", "vanished", 3),),
+    )
+
+    seen = visits_of(history, {"000": 0, "001": 60})
+
+    assert [visit.size for visit in seen] == [700, 40]
+    assert seen[0].size_sd == pytest.approx(np.hypot(600, 100) * 2 / 30)
+    assert (seen[1].measurable, seen[1].lesions, seen[1].new_measurable) == (False, 2, ())
+
+
+def test_only_the_largest_are_summed_where_the_setting_says_so() -> None:
+    history = LesionHistory({"000": (lesion(1, 30, 20), lesion(2, 20, 20), lesion(3, 10, 10))}, ())
+
+    assert visits_of(history, {"000": 0}, Criteria(target_lesions=2))[0].size == 1000
+    assert visits_of(history, {"000": 0}, Criteria(measure="3D"))[0].size == 15
+
+
+def test_a_piece_that_split_off_is_not_new_and_a_lesion_that_came_back_has_grown() -> None:
+    history = LesionHistory(
+        {
+            "000": (lesion(1, 30, 20), lesion(2, 9, 9)),
+            "001": (lesion(1, 20, 10), lesion(3, 15, 10)),
+            "002": (lesion(1, 20, 10), lesion(2, 12, 11), lesion(3, 15, 10)),
+        },
+        (Change("001", "split", 3, (1,)), Change("001", "vanished", 2), Change("002", "reappeared", 2)),
+    )
+
+    seen = visits_of(history, {"000": 0, "001": 60, "002": 120})
+
+    assert [visit.size for visit in seen] == [600, 350, 482]
+    assert [visit.new_measurable for visit in seen] == [(), (), ()]
+    assert [visit.non_measurable_worse for visit in seen] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "progressed"),
+    [((5, 5), (10, 10), True), ((5.01, 5), (10, 10), False), ((9.9, 9.9), (10, 10), False), ((9, 4), (14, 9.9), False)],
+)
+def test_a_lesion_that_was_too_small_to_measure_must_grow_by_five_mm(before, after, progressed: bool) -> None:
+    history = LesionHistory(
+        {"000": (lesion(1, 30, 20), lesion(2, *before)), "001": (lesion(1, 30, 20), lesion(2, *after))}, ()
+    )
+
+    found = assess(visits_of(history, {"000": 0, "001": 60}))[1]
+
+    assert (found.rule == "PD-non-measurable") is progressed
+    assert (found.size == 700) is progressed
+
+
+def test_a_lesion_never_seen_before_is_new_only_where_it_is_measurable() -> None:
+    def at_second(*there: Lesion) -> Assessment:
+        history = LesionHistory({"000": (lesion(1, 30, 20),), "001": (lesion(1, 30, 20), *there)}, ())
+        return assess(visits_of(history, {"000": 0, "001": 60}))[1]
+
+    assert at_second(lesion(2, 10, 10)).rule == "PD-new-lesion"
+    assert at_second(lesion(2, 30, 9.9)).rule == "SD"
+
+
+def test_what_targets_merged_into_is_a_target() -> None:
+    history = LesionHistory(
+        {"000": (lesion(1, 20, 10), lesion(2, 20, 10)), "001": (lesion(1, 40, 20),)},
+        (Change("001", "merged", 2, (1,)),),
+    )
+
+    assert [visit.size for visit in visits_of(history, {"000": 0, "001": 60})] == [400, 800]

@@ -1,0 +1,174 @@
+"""TwinSegSlicer: segments tumours in 3D Slicer and takes in their corrections. The inside is TwinSegSlicerLib."""
+
+from __future__ import annotations
+
+import sys
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import *
+from slicer.util import VTKObservationMixin
+
+from TwinSegSlicerLib.Batch import BatchPanel
+from TwinSegSlicerLib.CorrectionPanel import CorrectionPanel
+from TwinSegSlicerLib.Corrections import Corrections
+from TwinSegSlicerLib.InputsPanel import InputsPanel
+from TwinSegSlicerLib.Packages import InstallPanel
+from TwinSegSlicerLib.ParameterNode import SegmentParameters, TwinSegSlicerParameterNode
+from TwinSegSlicerLib.ResultPanel import ResultPanel
+from TwinSegSlicerLib.SampleDataSource import registerSampleData
+from TwinSegSlicerLib.SegmentationResult import SECONDS
+from TwinSegSlicerLib.Segmenter import OnError, OnFinished, Segmenter
+from TwinSegSlicerLib.SegmentPanel import SegmentPanel
+from TwinSegSlicerLib.SelfTest import SelfTest
+from TwinSegSlicerLib.Worker import WorkerProcess
+
+
+class TwinSegSlicer(ScriptedLoadableModule):
+    """The module as Slicer lists it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("TwinSeg Segmentation")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.contributors = ["The TwinSegSlicer contributors"]
+        self.parent.helpText = _(
+            "Segments tumours of the brain, the liver and more, with volumes and uncertainty. Corrections are kept in "
+            "a queue on this computer; nothing is sent. For research only: not a medical device."
+        )
+        self.parent.helpText += self.getDefaultModuleDocumentationLink()
+        self.parent.acknowledgementText = _("Reproduces and joins what TwinSegNet and FedSegNet describe.")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The module's panel: holds the parameter node, and joins the panel's parts, which do the work."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/TwinSegSlicer.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = TwinSegSlicerLogic()
+        self.installPanel = InstallPanel(self.ui.installFrame, self._checkCanApply)
+        self.inputsPanel = InputsPanel(self.ui)
+        self.segmentPanel = SegmentPanel(self.ui, self.logic.segmenter, self.logic.worker)
+        self.resultPanel = ResultPanel(self.ui)
+        self.correctionPanel = CorrectionPanel(self.ui, self.logic.corrections, self._select)
+        self.batchPanel = BatchPanel(self.ui.batchCollapsibleButton, self.logic.segmenter, lambda: self._parameterNode)
+        self.ui.segmentButton.connect("clicked(bool)", self.onSegment)
+        self.ui.cancelButton.connect("clicked(bool)", self.logic.segmenter.cancel)
+        self.logic.segmenter.runningChanged.connect(self._checkCanApply)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEnd)
+        # What the parameter node refers to may come into the scene after it.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEnd)
+        self.initializeParameterNode()
+
+    def cleanup(self):
+        self.batchPanel.clear()
+        self.setParameterNode(None)
+        self.logic.stop()
+        self.removeObservers()
+
+    def enter(self):
+        self.initializeParameterNode()
+        self.correctionPanel.listCases()
+
+    def onReload(self):
+        for name in [name for name in sys.modules if name.startswith("TwinSegSlicerLib")]:
+            del sys.modules[name]  # or only this file would be read anew
+        super().onReload()
+
+    def exit(self):
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, caller, event):
+        self.batchPanel.clear()
+        self.logic.segmenter.cancel()
+        self.setParameterNode(None)
+
+    def onSceneEnd(self, caller, event):
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self):
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameterNode):
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+        self._parameterNode = parameterNode
+        self.inputsPanel.setParameterNode(parameterNode)
+        self.segmentPanel.setParameterNode(parameterNode)
+        if parameterNode is not None:
+            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+        self._onParameters()
+
+    def onSegment(self):
+        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
+            volumes = self.inputsPanel.volumes
+            self.logic.segment(volumes, self._parameterNode, self._onFinished, self.segmentPanel.showError)
+
+    def _onFinished(self, segmentation):
+        self.segmentPanel.showFinished(segmentation.GetAttribute(SECONDS))
+        self._select(segmentation)
+
+    def _select(self, segmentation):
+        self.logic.getParameterNode().segmentation = segmentation
+
+    def _onParameters(self, caller=None, event=None):
+        node = self._parameterNode.segmentation if self._parameterNode is not None else None
+        self.inputsPanel.update()
+        self.resultPanel.show(node)
+        self.correctionPanel.show(node)
+        self._checkCanApply()
+
+    def _checkCanApply(self, caller=None, event=None):
+        reason = _("The scene is being closed")
+        if not self.installPanel.ready:
+            reason = _("Install the missing packages first: see the top of this panel")
+        elif self._parameterNode is not None:
+            reason = self.logic.segmenter.whyNot(self.inputsPanel.volumes, self._parameterNode)
+        self.segmentPanel.setReason(reason)
+
+
+class TwinSegSlicerLogic(ScriptedLoadableModuleLogic):
+    """What the module can do, usable without its panel."""
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.worker = WorkerProcess()
+        self.segmenter = Segmenter(self.worker)
+        self.corrections = Corrections()
+
+    def getParameterNode(self) -> TwinSegSlicerParameterNode:
+        return TwinSegSlicerParameterNode(super().getParameterNode())
+
+    def segment(self, volumesBySequence, parameters: SegmentParameters, onFinished: OnFinished, onError: OnError):
+        """Segment beside the window; ends with `onFinished(segmentation node)` or `onError(WorkerError)`. Raises
+        ValueError, at once, for volumes that cannot be segmented."""
+        self.segmenter.segment(volumesBySequence, parameters, onFinished, onError)
+
+    def stop(self):
+        """End the worker; a run is forgotten. The scene stays as it is."""
+        self.worker.stop()
+        self.segmenter.abandon()
+
+
+class TwinSegSlicerTest(SelfTest):
+    """The whole story on a phantom; see TwinSegSlicerLib.SelfTest."""
+
+    makeLogic = TwinSegSlicerLogic

@@ -1,0 +1,54 @@
+"""Work beside the window: a function in a thread, whose outcome comes back to the main thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import qt
+
+INTERVAL_MS = 5
+HANDOVER_SECONDS = 0.01
+
+
+class BackgroundTask:
+    """Calls `function()` in a thread, then in the main thread `onDone(result)` or `onError(exception)`.
+
+    For reading, writing and numpy: nothing in the function may touch the scene or a widget. Slicer's event loop may
+    hold Python's global lock while it waits, so a timer lends it to the thread for a few milliseconds at a time.
+    """
+
+    def __init__(
+        self, function: Callable[[], Any], onDone: Callable[[Any], None], onError: Callable[[Exception], None]
+    ) -> None:
+        self._function = function
+        self._onDone, self._onError = onDone, onError
+        self._result: Any = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="TwinSegSlicer", daemon=True)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.connect("timeout()", self._check)
+        self._thread.start()
+        self._timer.start()
+
+    def abandon(self) -> None:
+        """Let the thread come to its end, and tell nobody."""
+        self._timer.stop()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._function()
+        except Exception as error:  # handed to onError, whatever it is
+            self._error = error
+
+    def _check(self) -> None:
+        self._thread.join(HANDOVER_SECONDS)
+        if self._thread.is_alive():
+            return
+        self._timer.stop()
+        if self._error is not None:
+            self._onError(self._error)
+        else:
+            self._onDone(self._result)

@@ -1,0 +1,289 @@
+"""The commands `twinseg twin …`: a patient's record over time, from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twinseg.errors import InputError
+from twinseg.terminal import Json, finish, print_table, progress_bar
+
+twin_app = typer.Typer(no_args_is_help=True, help="The patient twin: scans over time, response, report.")
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the patient's twin.")]
+
+
+@twin_app.command()
+def create(
+    folder: Folder,
+    pseudonym: Annotated[str | None, typer.Option(help="Not the patient's name; without it one is drawn.")] = None,
+    task: Annotated[str, typer.Option(help="Task whose labels the segmentations carry.")] = "brats-glioma",
+    treatments: Annotated[Path | None, typer.Option(help="JSON file of what is known of the treatment.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Make a twin: an empty folder that scans are added to."""
+    from twinseg.tasks import load_task
+    from twinseg.twin.store import Twin
+
+    known = _treatments(treatments)
+    twin = Twin.create(folder, task=load_task(task).name, pseudonym=pseudonym)
+    if known is not None:
+        twin.set_document("treatments.json", known)
+    finish(f"{folder}: twin {twin.pseudonym} made", {"pseudonym": twin.pseudonym, **_head(twin)}, json_file)
+
+
+@twin_app.command()
+def add(
+    folder: Folder,
+    case: Annotated[Path | None, typer.Argument(help="Folder of the scan; or name its files by the options.")] = None,
+    day: Annotated[float | None, typer.Option(help="Days since the baseline scan; or give two dates.")] = None,
+    scan_date: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Not kept.")] = None,
+    baseline_date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the baseline. Not kept.")
+    ] = None,
+    day_uncertainty: Annotated[float, typer.Option(min=0, help="Standard deviation of the day.")] = 0.0,
+    t1: Annotated[Path | None, typer.Option("--t1")] = None,
+    t1ce: Annotated[Path | None, typer.Option("--t1ce")] = None,
+    t2: Annotated[Path | None, typer.Option("--t2")] = None,
+    flair: Annotated[Path | None, typer.Option("--flair")] = None,
+    image: Annotated[list[str], typer.Option(help="SEQUENCE=FILE, for a task with other sequences.")] = [],  # noqa: B006
+    segmentation: Annotated[
+        Path | None, typer.Option(help="Label map; without it the case's own, or the model's.")
+    ] = None,
+    origin: Annotated[str, typer.Option(help="Who drew it: expert, edited or model.")] = "expert",
+    no_tumour: Annotated[bool, typer.Option("--no-tumour", help="An empty segmentation is meant.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Model file that segments where no label map is given.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    treatments: Annotated[
+        Path | None, typer.Option(help="JSON file: replaces what was known of the treatment.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Add a scan: it is registered to the baseline, segmented if need be, and its lesions are followed."""
+    import dataclasses
+
+    from twinseg.cases import load_case
+    from twinseg.cli import files_by_sequence
+    from twinseg.segmentation import case_of_files, case_of_folder
+    from twinseg.tasks import load_task
+    from twinseg.twin.store import Twin
+    from twinseg.twin.timeline import add_scan, lesion_history, timeline
+    from twinseg.volumes import read_labels
+
+    twin, task = Twin.open(folder), load_task(Twin.open(folder).task)
+    since = _day(day, scan_date, baseline_date)
+    known = _treatments(treatments)
+    files = files_by_sequence({"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image)
+    if (case is None) == (not files):
+        raise InputError("give either the folder of a scan or its image files (twinseg twin add --help)")
+    found = case_of_folder(case, task) if case is not None else case_of_files(files, task)
+    loaded = load_case(found, task)
+    labels = read_labels(segmentation) if segmentation is not None else loaded.labels
+    by, uncertainty = None, None
+    if labels is None:
+        labels, uncertainty, by = _segmented(loaded, task, model, device)
+        origin = "model"
+    point = add_scan(
+        twin,
+        since,
+        loaded.images,
+        day_uncertainty=day_uncertainty,
+        labels=labels,
+        origin=origin,
+        no_tumour=no_tumour,
+        uncertainty=uncertainty,
+        model=by,
+        source_sha256={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.images.items()},
+    )
+    if known is not None:
+        twin.set_document("treatments.json", known)
+    volumes = timeline(twin)[-1].volumes or {}
+    lesions = lesion_history(twin).lesions.get(point.name, ())
+    measured = {
+        "timepoint": point.name,
+        "day": point.day,
+        "registration": point.registration,
+        "volumes_ml": {name: {"volume": value, "standard_deviation": sd} for name, (value, sd) in volumes.items()},
+        "lesions": [dataclasses.asdict(lesion) for lesion in lesions],
+        **_head(twin),
+    }
+    said = ", ".join(f"{name} {value:.1f} ± {sd:.1f} mL" for name, (value, sd) in volumes.items())
+    fit = "" if point.registration is None else f", agreement with the baseline {point.registration['agreement']:.2f}"
+    finish(f"{folder}: day {point.day:g} added, {len(lesions)} lesions, {said}{fit}", measured, json_file)
+
+
+@twin_app.command()
+def respond(
+    folder: Folder,
+    timepoint: Annotated[str | None, typer.Option(help="Scan that the next options are about; else the last.")] = None,
+    clinical: Annotated[str | None, typer.Option(help="better, stable or worse.")] = None,
+    steroids: Annotated[float | None, typer.Option(help="Dexamethasone equivalent, mg a day.")] = None,
+    override: Annotated[str | None, typer.Option(help="CR, PR, SD or PD instead of what the rules say.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; needed with --override.")] = "",
+    setting: Annotated[list[str], typer.Option(help="NAME=VALUE of a rule, for instance target_lesions=3.")] = [],  # noqa: B006
+    json_file: Json = None,
+) -> None:
+    """Assess the response by RANO 2.0, by diameters and by volume; each with the rule that fired."""
+    import dataclasses
+
+    from twinseg.twin.assessments import respond as assess_twin
+    from twinseg.twin.response import Override
+    from twinseg.twin.store import Twin
+
+    twin = Twin.open(folder)
+    drawn = [scan.name for scan in twin.timepoints if scan.segmentation is not None]
+    if not drawn:
+        raise InputError(f"{folder}: it has no scan with a segmentation; add one (twinseg twin add)")
+    name = twin.timepoint(timepoint).name if timepoint else drawn[-1]
+    record, assessed = assess_twin(
+        twin,
+        clinical={name: clinical} if clinical else None,
+        steroids_mg={name: steroids} if steroids is not None else None,
+        overrides=(Override(name, override, reason),) if override else (),
+        settings=_settings(setting) if setting else None,
+    )
+    for measure, ones in assessed.items():
+        rows = [[f"{one.day:g}", f"{one.size:.4g}", one.words, " ".join(one.trace)] for one in ones]
+        print_table(f"RANO 2.0, {measure}", ["day", "mm²" if measure == "2D" else "mL", "response", "why"], rows)
+    measured = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
+    last = "; ".join(f"{measure}: {ones[-1].words}" for measure, ones in assessed.items())
+    finish(f"{folder}: {last}", {"record": record.name, "assessed": measured, **_head(twin)}, json_file)
+
+
+@twin_app.command()
+def report(
+    folder: Folder,
+    output: Annotated[Path, typer.Option(help="HTML file to write.")],
+    pdf: Annotated[Path | None, typer.Option(help="PDF file to write as well.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Write the patient's page: timeline, pictures, response, provenance."""
+    from twinseg.twin.report import write_report
+    from twinseg.twin.store import Twin
+
+    twin = Twin.open(folder)
+    if not twin.timepoints:
+        raise InputError(f"{folder}: it has no scan to report on; add one (twinseg twin add)")
+    write_report(twin, output, pdf)
+    finish(f"{output}: report on {twin.pseudonym} written", {"html": output, "pdf": pdf, **_head(twin)}, json_file)
+
+
+@twin_app.command()
+def verify(
+    folder: Folder,
+    head: Annotated[
+        str | None, typer.Option(help="Hash of a revision, noted earlier, that must be among them.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Prove that a twin's folder is whole: every file, every event, nothing foreign. Exit code 2 if it is not."""
+    import dataclasses
+
+    from twinseg.twin.store_verify import verify as verify_folder
+
+    found = verify_folder(folder, head)
+    for fault in found.faults:
+        typer.echo(fault)
+    measured = {**dataclasses.asdict(found), "whole": found.whole}
+    if not found.whole:
+        finish("", measured, json_file)
+        raise InputError(f"{folder}: the twin is not whole ({len(found.faults)} faults); restore it from a copy")
+    finish(f"{folder}: whole; {found.files} files, {found.revisions} revisions, head {found.head}", measured, json_file)
+
+
+@twin_app.command("list")
+def list_twins(
+    folder: Annotated[Path | None, typer.Argument(help="A twin, or a folder of twins; else the data folder's.")] = None,
+    json_file: Json = None,
+) -> None:
+    """List the scans of a twin, or of all twins in a folder."""
+    from twinseg.home import data_folder
+    from twinseg.twin.store import Twin
+    from twinseg.twin.store_files import HEAD
+
+    place = folder or data_folder() / "twins"
+    if not place.is_dir():
+        raise InputError(f"{place}: there is no such folder; make a twin with twinseg twin create")
+    found = [place] if (place / HEAD).is_file() else sorted(path.parent for path in place.glob(f"*/{HEAD}"))
+    rows, measured = [], []
+    for path in found:
+        twin = Twin.open(path)
+        scans = [{"timepoint": scan.name, "day": scan.day, "images": sorted(scan.images)} for scan in twin.timepoints]
+        measured.append({"folder": path, "pseudonym": twin.pseudonym, "task": twin.task, "scans": scans, **_head(twin)})
+        drawn = {scan.name: scan.segmentation.origin if scan.segmentation else "–" for scan in twin.timepoints}
+        rows += [
+            [path.name, twin.pseudonym, scan.name, f"{scan.day:g}", ", ".join(scan.images), drawn[scan.name]]
+            for scan in twin.timepoints
+        ] or [[path.name, twin.pseudonym, "–", "–", "–", "–"]]
+    print_table(str(place), ["folder", "pseudonym", "scan", "day", "sequences", "segmentation"], rows)
+    finish(f"{place}: {len(found)} twins", {"twins": measured}, json_file)
+
+
+def _segmented(loaded: Any, task: Any, model: Path | None, device: str) -> tuple[Any, Any, str]:
+    """Labels, uncertainty and the model's hash."""
+    from twinseg.inference import choose_device, segment
+    from twinseg.segmentation import load_network, starter_model
+
+    network = load_network(model or starter_model(task.name), task)
+    with progress_bar("segmenting") as bar:
+        result = segment(
+            network.network,
+            loaded,
+            task,
+            device=choose_device(device),
+            uncertainty=True,
+            report=lambda *said: bar(*said),
+        )
+    return result.labels, result.uncertainty, network.hash
+
+
+def _day(day: float | None, scan: datetime | None, baseline: datetime | None) -> float:
+    """Days since the baseline, given as such or by two dates."""
+    from twinseg.twin.store_records import days_since
+
+    if day is not None and scan is None and baseline is None:
+        return day
+    if day is None and scan is not None and baseline is not None:
+        return days_since(baseline.date(), scan.date(), date.today())
+    raise InputError("give either --day, or both --date and --baseline-date (neither date is kept)")
+
+
+def _treatments(file: Path | None) -> dict[str, Any] | None:
+    import json
+
+    from twinseg.twin.treatments import Treatments
+
+    if file is None:
+        return None
+    try:
+        return Treatments.from_json(json.loads(file.read_text(encoding="utf-8"))).to_json()
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: it cannot be read as JSON ({' '.join(str(error).split())[:80]}); correct it"
+        ) from error
+
+
+def _settings(entries: list[str]) -> dict[str, Any]:
+    """Settings of the rules from entries NAME=VALUE; a value is JSON, or else a word."""
+    import json
+
+    settings = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise InputError(f"--setting {entry}: give NAME=VALUE, for instance target_lesions=3")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def _head(twin: Any) -> dict[str, Any]:
+    return {"revision": twin.revision, "head": twin.events[-1]["hash"]}

@@ -1,0 +1,104 @@
+"""The response assessments of a twin as it keeps them: made anew with what is known, sealed, never edited."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from twinseg.errors import InputError
+from twinseg.twin.response import Assessment, Override, assess
+from twinseg.twin.response_visits import Criteria, visits_of
+from twinseg.twin.store import Twin
+from twinseg.twin.store_records import Record
+from twinseg.twin.timeline import lesion_history
+from twinseg.twin.treatments import Treatments
+
+Assessed = dict[str, tuple[Assessment, ...]]  # by measure, 2D and 3D
+
+
+def respond(
+    twin: Twin,
+    *,
+    clinical: Mapping[str, str] | None = None,
+    steroids_mg: Mapping[str, float] | None = None,
+    overrides: tuple[Override, ...] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Record, Assessed]:
+    """Assess all scans that have a segmentation, in 2D and 3D, and keep the result in `assessments/`.
+
+    clinical, steroids_mg: by time point; what was said before, here or in the treatments, is remembered. settings:
+    fields of `Criteria` that differ from its defaults. Raises InputError like `assess`.
+    """
+    before = _last(twin)
+    inputs = {
+        "clinical": {**before.get("clinical", {}), **(clinical or {})},
+        "steroids_mg": {**_steroids(twin), **before.get("steroids_mg", {}), **(steroids_mg or {})},
+        "overrides": _overrides(before.get("overrides", []), overrides),
+        "settings": dict(before.get("settings", {}) if settings is None else settings),
+        "radiotherapy_end": _radiotherapy_end(twin),
+    }
+    assessed = _assessed(twin, inputs)
+    found = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
+    return twin.add_record("assessments", {**inputs, "assessed": found}), assessed
+
+
+def last_assessments(twin: Twin) -> Assessed:
+    """The newest assessments that are kept; empty before the first."""
+    return {
+        measure: tuple(Assessment(**{**one, "trace": tuple(one["trace"])}) for one in ones)
+        for measure, ones in _last(twin).get("assessed", {}).items()
+    }
+
+
+def _assessed(twin: Twin, inputs: Mapping[str, Any]) -> Assessed:
+    days = {scan.name: scan.day for scan in twin.timepoints if scan.segmentation is not None}
+    for name in {*inputs["clinical"], *inputs["steroids_mg"]} - set(days):
+        raise InputError(f"time point {name}: there is no such scan with a segmentation; twinseg twin list shows them")
+    assessed: Assessed = {}
+    for measure in ("2D", "3D"):
+        try:
+            criteria = Criteria(**{**inputs["settings"], "measure": measure})
+        except TypeError as error:
+            raise InputError(f"settings: {error}; see the fields of Criteria") from error
+        visits = visits_of(
+            lesion_history(twin), days, criteria, clinical=inputs["clinical"], steroids_mg=inputs["steroids_mg"]
+        )
+        assessed[measure] = assess(
+            visits,
+            criteria,
+            radiotherapy_end=inputs["radiotherapy_end"],
+            overrides=[Override(**override) for override in inputs["overrides"]],
+        )
+    return assessed
+
+
+def _last(twin: Twin) -> dict[str, Any]:
+    records = twin.records("assessments")
+    return records[-1].content if records else {}
+
+
+def _overrides(before: list[dict[str, Any]], new: tuple[Override, ...]) -> list[dict[str, Any]]:
+    """All overrides, a newer one of the same scan in place of the older."""
+    by_scan = {override["timepoint"]: override for override in before}
+    by_scan |= {override.timepoint: dataclasses.asdict(override) for override in new}
+    return list(by_scan.values())
+
+
+def _steroids(twin: Twin) -> dict[str, float]:
+    """mg a day at each scan, where the treatments say it."""
+    courses = Treatments.from_json(twin.document("treatments.json")).steroids
+    if courses is None:
+        return {}
+    doses = {}
+    for scan in (scan for scan in twin.timepoints if scan.segmentation is not None):
+        taken = [c for c in courses if c.first_day <= scan.day and (c.last_day is None or scan.day <= c.last_day)]
+        known = [course.dexamethasone_mg for course in taken if course.dexamethasone_mg is not None]
+        if len(known) == len(taken):
+            doses[scan.name] = float(sum(known))
+    return doses
+
+
+def _radiotherapy_end(twin: Twin) -> float | None:
+    courses = Treatments.from_json(twin.document("treatments.json")).radiotherapy
+    return max((day for course in courses or () for day in course.days), default=None)

@@ -1,0 +1,230 @@
+"""What is known of a patient's growth: visits, the prior of a model's parameters, and the posterior from both.
+
+Every parameter is a function of a standard normal deviate, so that a prior is always N(0, I) in these deviates, and
+samplers need not know about bounds or scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from scipy.stats import qmc
+
+from twinseg.errors import InputError
+from twinseg.twin.dose_response import TreatmentEffect
+from twinseg.twin.treatments import Treatments
+
+Array = NDArray[np.float64]
+
+LEAST_RELATIVE_ERROR = 0.02
+"""No volume is taken as known better than this."""
+
+VOLUME_FLOOR_ML = 0.1
+"""Volumes are compared as ln(volume + this): a vanished lesion is then a large but finite change."""
+
+PRIOR_ONLY = "One time point: growth is not known for this patient, this is what is known of patients in general."
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The tumour at one date: the day, its volume and that volume's standard deviation in mL, its mask (X,Y,Z)."""
+
+    day: float
+    volume_ml: float
+    sd_ml: float
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("day", "volume_ml", "sd_ml"):
+            if not np.isfinite(getattr(self, name)):
+                raise InputError(f"visit on day {self.day}: {name} is {getattr(self, name)}; give a number.")
+        if self.volume_ml < 0 or self.sd_ml < 0:
+            raise InputError(f"visit on day {self.day:g}: a volume and its deviation cannot be negative.")
+
+    @property
+    def log_volume(self) -> float:
+        """ln(volume + floor)."""
+        return float(log_volume(self.volume_ml))
+
+    @property
+    def log_sd(self) -> float:
+        """The standard deviation of `log_volume`."""
+        return max(self.sd_ml / (self.volume_ml + VOLUME_FLOOR_ML), LEAST_RELATIVE_ERROR)
+
+
+def log_volume(volume_ml: Any) -> Any:
+    """ln(volume + floor), volume in mL."""
+    return np.log(np.maximum(volume_ml, 0.0) + VOLUME_FLOOR_ML)
+
+
+def checked(visits: Sequence[Visit]) -> tuple[Visit, ...]:
+    """The visits, if there are any and their days rise; else InputError."""
+    if not visits:
+        raise InputError("growth: there is no visit; segment at least one scan.")
+    for before, after in pairwise(visits):
+        if after.day <= before.day:
+            raise InputError(f"growth: day {after.day:g} comes after day {before.day:g}; give visits in order of days.")
+    return tuple(visits)
+
+
+def since_surgery(visits: Sequence[Visit], treatments: Treatments) -> tuple[Visit, ...]:
+    """The visits after the last operation that removed tumour: earlier ones say nothing of what is left."""
+    visits = checked(visits)
+    operations = [s.day for s in treatments.surgery or () if s.removes_tumour and s.day <= visits[-1].day]
+    left = tuple(visit for visit in visits if not operations or visit.day > max(operations))
+    if not left:
+        raise InputError(f"growth: no scan after the operation on day {max(operations):g}; add one.")
+    return left
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter's prior: `kind` with its two numbers, and where they come from.
+
+    "log-uniform": lowest and highest; "log-normal": median and standard deviation of the logarithm; "normal": mean and
+    standard deviation.
+    """
+
+    name: str
+    unit: str
+    kind: Literal["log-uniform", "log-normal", "normal"]
+    first: float
+    second: float
+    source: str
+
+    def from_normal(self, deviates: Array) -> Array:
+        """The parameter's values for standard normal deviates."""
+        if self.kind == "log-uniform":
+            return self.first * (self.second / self.first) ** ndtr(deviates)
+        if self.kind == "log-normal":
+            return self.first * np.exp(self.second * deviates)
+        return self.first + self.second * deviates
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent parameters. `allowed`, from samples (n,p) to (n,), leaves out combinations that cannot be."""
+
+    parameters: tuple[Parameter, ...]
+    allowed: Callable[[Array], NDArray[np.bool_]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in the order of the samples' columns."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def from_normal(self, deviates: Array) -> Array:
+        """Samples (n,p) for standard normal deviates (n,p)."""
+        return np.stack([p.from_normal(deviates[:, i]) for i, p in enumerate(self.parameters)], axis=1)
+
+    def log_density(self, deviates: Array) -> Array:
+        """The log density (n,) of deviates (n,p); minus infinity, and not scaled up elsewhere, where not allowed."""
+        density = -0.5 * (deviates**2).sum(axis=1) - 0.5 * deviates.shape[1] * np.log(2 * np.pi)
+        return density if self.allowed is None else np.where(self.allowed(self.from_normal(deviates)), density, -np.inf)
+
+    def share_allowed(self, rng: np.random.Generator) -> float:
+        """The share of independent draws that is allowed."""
+        return float(np.isfinite(self.log_density(rng.standard_normal((4096, len(self.parameters))))).mean())
+
+    def draw(self, count: int, rng: np.random.Generator) -> Array:
+        """Deviates (count,p) drawn from the prior, evenly spread (scrambled Sobol points)."""
+        kept = np.empty((0, len(self.parameters)))
+        points = qmc.MultivariateNormalQMC(np.zeros(len(self.parameters)), rng=rng)
+        while len(kept) < count:
+            deviates = points.random(1 << int(np.ceil(np.log2(max(count, 2)))))
+            kept = np.concatenate([kept, deviates[np.isfinite(self.log_density(deviates))]])
+        return kept[:count]
+
+
+TREATMENT_RESPONSE = (
+    Parameter("radiosensitivity", "1/Gy", "log-normal", 0.045, 0.6, "Qi, Schultz and Li 2006: 0.06 ± 0.05 per Gy"),
+    Parameter("chemo_kill", "per 75 mg/m²", "log-normal", 0.02, 1.0, "wide guess of this project: no value published"),
+)
+"""How cells respond to treatment: radiosensitivity alpha, and the log kill of one standard dose of a drug."""
+
+
+class GrowthModel(Protocol):
+    """A model of how a tumour's volume changes, started at one visit of a patient.
+
+    `simulation_sd` is the relative error of a simulated volume that comes from the simulation alone.
+    """
+
+    start: Visit
+    simulation_sd: float
+
+    def prior(self) -> Prior:
+        """What is known of the parameters before any second visit."""
+
+    def simulate(self, parameters: Array, days: Sequence[float], treatments: Treatments) -> Array:
+        """Volumes in mL (n, days) for parameter samples (n,p) on rising days, none before the start."""
+
+    def fit(self, visits: Sequence[Visit], treatments: Treatments, *, seed: int = 0) -> Posterior:
+        """The posterior, given visits; started anew at the first visit that counts."""
+
+    def continued(
+        self, parameters: Array, visits: Sequence[Visit], treatments: Treatments
+    ) -> tuple[GrowthModel, Array]:
+        """The model and samples with which to go on from the last visit."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Equally likely parameter samples (n,p) of `model`, given `visits`.
+
+    `informed` is False where they are the prior, for want of a second visit. `effective_size` is the number of
+    independent samples that these are worth.
+    """
+
+    model: GrowthModel
+    names: tuple[str, ...]
+    samples: Array
+    visits: tuple[Visit, ...]
+    treatments: Treatments
+    informed: bool
+    effective_size: float
+    notes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """For each parameter median, 5 % and 95 % quantile; whether visits informed it; notes. Ready for JSON."""
+        low, median, high = np.quantile(self.samples, [0.05, 0.5, 0.95], axis=0).tolist()
+        return {
+            "informed": self.informed,
+            "effective_size": self.effective_size,
+            "notes": list(self.notes),
+            "parameters": {
+                name: {"median": m, "low90": a, "high90": b}
+                for name, a, m, b in zip(self.names, low, median, high, strict=True)
+            },
+        }
+
+
+def posterior_notes(effective_size: float, visits: Sequence[Visit], treatments: Treatments) -> tuple[str, ...]:
+    """What a reader of this posterior must know, in plain words."""
+    notes = list(treatments.assumptions())
+    if len(visits) == 1:
+        notes.insert(0, PRIOR_ONLY)
+    elif effective_size < 30:
+        notes.insert(0, f"The fit is poor: only {effective_size:.0f} independent samples explain the measured volumes.")
+    return tuple(notes)
+
+
+def treated_between(visits: Sequence[Visit], treatments: Treatments) -> bool:
+    """Whether anything given between the first and the last visit kills cells."""
+    return TreatmentEffect(treatments).between(visits[0].day, visits[-1].day)
+
+
+def check_days(start: Visit, days: Sequence[float], treatments: Treatments) -> None:
+    """Raises InputError where days do not rise, begin before the start, or an operation lies among them."""
+    if any(b < a for a, b in zip([start.day, *days], days, strict=False)):
+        raise InputError(f"growth: days must rise from day {start.day:g} on; found {[float(day) for day in days]}.")
+    for surgery in treatments.surgery or ():
+        if surgery.removes_tumour and days and start.day < surgery.day <= days[-1]:
+            raise InputError(
+                f"growth: the operation on day {surgery.day:g} cannot be simulated; start from a scan after it."
+            )

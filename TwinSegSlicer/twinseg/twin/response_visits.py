@@ -1,0 +1,151 @@
+"""What a response assessment looks at: the rules' settings, and each scan's lesions summed into one size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from twinseg.errors import InputError
+from twinseg.twin.lesions import LesionHistory
+
+CLINICAL = ("better", "stable", "worse")
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """The rules' numbers and choices.
+
+    measure: 2D or 3D; partial, progression: shares of the baseline and the nadir (None: RANO 2.0's, see response.py);
+    measurable_mm: both diameters of a measurable lesion (Wen 2010, 2023); target_lesions: how many of the largest
+    measurable lesions are summed (None: all; Wen 2023 asks for the largest up to three, Wen 2010 for up to five, and a
+    program does not tire); confirmation_days: a response must hold so long (4 weeks, Wen 2010 and 2023);
+    early_days: progression this soon after radiotherapy is preliminary until a scan after `confirmation_days` confirms
+    it (12 weeks, Wen 2023); confirmed_by: "persistence", the growth from the nadir still meets the limit, or "growth",
+    it meets the limit again from the preliminary scan (Ellingson 2017); new_lesion_progresses: a new measurable
+    lesion is progression by itself (Wen 2010), else it is only added to the sum (Ellingson 2017);
+    non_measurable_growth_mm: a lesion that was too small to measure progresses when it is measurable and both diameters
+    grew by this much from their smallest (Wen 2010's example is 5 × 5 to 10 × 10 mm); steroids_matter:
+    growth while steroids are reduced is no progression, a response on more steroids than at baseline is none (Wen
+    2010, 2023).
+    """
+
+    measure: Literal["2D", "3D"] = "2D"
+    partial: float | None = None
+    progression: float | None = None
+    measurable_mm: float = 10.0
+    target_lesions: int | None = None
+    confirmation_days: float = 28.0
+    early_days: float = 84.0
+    confirmed_by: Literal["persistence", "growth"] = "persistence"
+    new_lesion_progresses: bool = True
+    non_measurable_growth_mm: float = 5.0
+    steroids_matter: bool = True
+
+    @property
+    def shrinkage(self) -> float:
+        """The share by which a partial response is smaller than the baseline."""
+        return self.partial if self.partial is not None else (0.50 if self.measure == "2D" else 0.65)
+
+    @property
+    def growth(self) -> float:
+        """The share by which progression is larger than the nadir."""
+        return self.progression if self.progression is not None else (0.25 if self.measure == "2D" else 0.40)
+
+    @property
+    def unit(self) -> str:
+        """Of sizes."""
+        return "mm²" if self.measure == "2D" else "mL"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What the rules look at. size: sum over the measured lesions, in mm² (2D) or mL (3D), size_sd its standard
+    deviation; measurable: a lesion is; lesions: how many there are, measurable or not; new_measurable: ids of
+    measurable lesions that were not there before; non_measurable_worse: a reader's word; clinical: one of `CLINICAL`,
+    steroids_mg: dexamethasone equivalent a day; None: not known."""
+
+    timepoint: str
+    day: float
+    size: float
+    size_sd: float = 0.0
+    measurable: bool = True
+    lesions: int = 1
+    new_measurable: tuple[int, ...] = ()
+    non_measurable_worse: bool = False
+    clinical: str | None = None
+    steroids_mg: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clinical is not None and self.clinical not in CLINICAL:
+            raise InputError(f"clinical status {self.clinical!r}: unknown; use one of {', '.join(CLINICAL)}")
+        if self.steroids_mg is not None and not self.steroids_mg >= 0:
+            raise InputError(f"steroids {self.steroids_mg}: give dexamethasone equivalent in mg per day, 0 or more")
+
+
+def visits_of(
+    history: LesionHistory,
+    days: Mapping[str, float],
+    criteria: Criteria | None = None,
+    *,
+    clinical: Mapping[str, str] | None = None,
+    steroids_mg: Mapping[str, float] | None = None,
+) -> tuple[Visit, ...]:
+    """The visits that the rules look at, from lesions that were followed. All mappings are by time point.
+
+    Summed are the targets: the largest measurable lesions of the baseline, as long as anything is left of them, what
+    split off or merged with them, and lesions that are new or grew to be measurable later. The standard deviation of a
+    product is taken as 2/3 of the volume's, relatively (a length's is 1/3); those of several are added in squares.
+    """
+    criteria = criteria or Criteria()
+    smallest: dict[int, tuple[float, float]] = {}  # diameters of each lesion that was seen, at its smallest
+    relatives = {change.lesion: change.others for change in history.changes if change.kind in ("split", "merged")}
+    targets: set[int] = set()
+    visits: list[Visit] = []
+    for name in sorted(days, key=lambda name: days[name]):
+        there = history.lesions.get(name, ())
+        measurable = [lesion for lesion in there if lesion.perpendicular >= criteria.measurable_mm]
+        fresh = [x for x in measurable if x.id not in targets and not targets & set(relatives.get(x.id, ()))]
+        new = [lesion.id for lesion in fresh if visits and lesion.id not in smallest]
+        grown = [
+            lesion.id
+            for lesion in fresh
+            if lesion.id in smallest
+            and lesion.longest - smallest[lesion.id][0] >= criteria.non_measurable_growth_mm
+            and lesion.perpendicular - smallest[lesion.id][1] >= criteria.non_measurable_growth_mm
+        ]
+        largest = sorted(measurable, key=lambda lesion: lesion.product, reverse=True)
+        if not visits:
+            targets = {lesion.id for lesion in largest[: criteria.target_lesions]}
+        else:
+            targets |= {*new, *grown}
+            targets |= {lesion.id for lesion in there if targets & set(relatives.get(lesion.id, ()))}
+            targets |= {into for gone in targets for into in relatives.get(gone, ())}
+        summed = [lesion for lesion in there if lesion.id in targets]
+        if criteria.measure == "2D":
+            sizes = [lesion.product for lesion in summed]
+            errors = [2 / 3 * lesion.product * lesion.volume_sd_ml / lesion.volume_ml for lesion in summed]
+        else:
+            sizes = [lesion.volume_ml for lesion in summed]
+            errors = [lesion.volume_sd_ml for lesion in summed]
+        visits.append(
+            Visit(
+                timepoint=name,
+                day=days[name],
+                size=math.fsum(sizes),
+                size_sd=math.hypot(*errors),
+                measurable=bool(measurable),
+                lesions=len(there),
+                new_measurable=tuple(new),
+                non_measurable_worse=bool(grown),
+                clinical=(clinical or {}).get(name),
+                steroids_mg=(steroids_mg or {}).get(name),
+            )
+        )
+        size_of = {lesion.id: (lesion.longest, lesion.perpendicular) for lesion in there}
+        for id in {*smallest, *size_of}:
+            now = size_of.get(id, (0.0, 0.0))
+            before = smallest.get(id, now)
+            smallest[id] = min(before[0], now[0]), min(before[1], now[1])
+    return tuple(visits)
