@@ -252,7 +252,8 @@ class ViTUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         size = image.shape[2:]
         kind = image.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
+        lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if lowered else image.dtype
         x = image.to(dtype, memory_format=torch.channels_last_3d)  # before the padding, which then moves half as much
         x = _pad_to_multiple(x, self.config.total_stride)
         skips: list[Tensor] = []
