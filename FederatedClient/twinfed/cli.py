@@ -72,6 +72,9 @@ def site_add(name: str, folder: Folder, json_file: Json = None) -> None:
     """Add a site, and print its token: once, here."""
     token = _accounts(folder).add(name)
     print(token)
+    if json_file is not None:
+        json_file.unlink(missing_ok=True)
+        json_file.touch(mode=0o600)  # a token is for its owner's eyes
     _write(json_file, {"site": name, "token": token})
 
 
@@ -106,13 +109,15 @@ def verify(
     json_file: Json = None,
 ) -> None:
     """Prove a folder whole: the log, every file, and every model from its updates."""
-    from twinfed.aggregator.verify import faults
+    from twinfed.aggregator.verify import faults, rounds_made_again
 
     found = list(faults(folder, recompute=not quick))
-    _write(json_file, {"whole": not found, "faults": found})
+    first, last = rounds_made_again(folder)
+    again = [] if quick or found else list(range(first, last + 1))
+    _write(json_file, {"whole": not found, "faults": found, "rounds_made_again": again})
     if found:
         raise InputError(f"{folder}: not whole. {' '.join(found)}")
-    print(f"{folder} is whole.")
+    print(f"{folder} is whole. {f'Made again from their updates: rounds {first} to {last}.' if again else ''}".strip())
 
 
 def _accounts(folder: Path) -> Accounts:

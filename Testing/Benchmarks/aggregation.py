@@ -4,7 +4,8 @@
 
 1. 8 and 64 updates of 20 M float32, each engine in a process of its own: seconds, as a multiple of the single-thread
    copy limit (copying the same bytes once within memory), and the peak of anonymous memory as a multiple of the model.
-   64 updates are 8 files read 8 times each. Flower's and NVFlare's own functions take part where they are installed.
+   64 updates are 8 files read 8 times each. Flower's and NVFlare's own functions take part where they are installed
+   (``pip install flwr nvflare`` in an environment of their own); they are handed the updates in memory, which counts.
 2. A round of 20 sites x 20 M parameters over loopback HTTP, from the first byte to the published model, as a share of
    the throughput of the same server program when it only copies the bytes to files.
 

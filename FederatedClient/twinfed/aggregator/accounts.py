@@ -14,6 +14,7 @@ from .audit import record
 from .store import Store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+MOST_REGISTRATIONS = 50  # changes of a site's number of cases in a day: each is an entry of a log that only grows
 
 
 class Accounts:
@@ -32,9 +33,9 @@ class Accounts:
             raise InputError(f"{name!r} is no name of a site. Take up to 40 letters, digits, - and _.")
         token = f"twinfed-{secrets.token_urlsafe(32)}"
         with self._store.transaction() as db:
-            found = db.execute("SELECT revoked FROM sites WHERE name = ?", (name,)).fetchone()
-            if found and found["revoked"] is None:
-                raise InputError(f"The site {name} is there already. Revoke it first to give it a new token.")
+            found = db.execute("SELECT name, revoked FROM sites WHERE name = ? COLLATE NOCASE", (name,)).fetchone()
+            if found and (found["name"] != name or found["revoked"] is None):
+                raise InputError(f"The site {found['name']} is there already. Revoke it first to give it a new token.")
             db.execute(
                 "INSERT INTO sites (name, token_hash, added) VALUES (?, ?, ?) "
                 "ON CONFLICT (name) DO UPDATE SET token_hash = excluded.token_hash, revoked = NULL",
@@ -76,7 +77,7 @@ class Accounts:
         if row["revoked"] is not None:
             raise Refusal("revoked", "This site's access was withdrawn.", "Ask the operator for a new token.", 403)
         if row["seen"] is None or self._store.now() - row["seen"] > 1:
-            with self._store.transaction() as db:
+            with self._store.transaction(forced=False) as db:
                 db.execute("UPDATE sites SET seen = ? WHERE name = ?", (self._store.now(), row["name"]))
         return str(row["name"])
 
@@ -84,13 +85,21 @@ class Accounts:
         """Note how many training cases a site has; its updates may not claim more.
 
         Raises:
-            Refusal: no possible number.
+            Refusal: no possible number, or changed too often.
         """
         if type(samples) is not int or not 1 <= samples <= 10_000_000:
             raise Refusal("bad-samples", "That is no number of training cases.", "Register 1 to 10,000,000.")
         with self._store.transaction() as db:
             before = db.execute("SELECT samples FROM sites WHERE name = ?", (name,)).fetchone()["samples"]
             if before != samples:
+                changes = db.execute(
+                    "SELECT COUNT(*) FROM events WHERE who = ? AND what = 'site-registered' AND time > ?",
+                    (name, self._store.now() - 86400),
+                ).fetchone()[0]
+                if changes >= MOST_REGISTRATIONS:
+                    raise Refusal(
+                        "too-many-changes", f"The number was changed {changes} times today.", "Wait for tomorrow.", 429
+                    )
                 db.execute("UPDATE sites SET samples = ? WHERE name = ?", (samples, name))
                 record(db, self._store.now(), name, "site-registered", samples=samples, before=before)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from twinfed.wire import Report, Tensors, blocks
+from twinfed.wire import BLOCK, Report, Tensors, blocks
 from twinfed.wire.tensors import Block
 
 if TYPE_CHECKING:
@@ -46,19 +46,21 @@ class WeightedSum:
 
     Products and sums are single float32 operations without fused steps, so that the same summands in the same order
     have the same bits on every machine. The relative error of n summands is below n * 6e-8 of the largest, which is
-    less than what adding a change to a float32 model loses anyhow.
+    less than what adding a change to a float32 model loses anyhow. One thread at a time.
     """
 
-    def __init__(self, length: int) -> None:
-        self._total = np.zeros(length, dtype=np.float32)
-        self._product = np.empty(length, dtype=np.float32)
+    def __init__(self) -> None:
+        self._totals = np.empty(BLOCK, dtype=np.float32)  # used again: fresh memory costs more than the sum
+        self._products = np.empty(BLOCK, dtype=np.float32)
 
-    def add(self, block: Block, weight: float) -> None:
-        np.multiply(block, np.float32(weight), out=self._product)
-        np.add(self._total, self._product, out=self._total)
-
-    def value(self) -> Block:
-        return self._total
+    def of(self, deltas: Iterable[Block], weights: Iterable[float], length: int) -> Block:
+        """The sum over blocks of ``length`` elements; it stands until the next one is asked for."""
+        total, product = self._totals[:length], self._products[:length]
+        total[:] = 0
+        for delta, weight in zip(deltas, weights, strict=True):
+            np.multiply(delta, np.float32(weight), out=product)
+            total += product
+        return total
 
 
 def aggregate(

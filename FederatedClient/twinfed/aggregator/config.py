@@ -25,7 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         FedAvg, FedProx, FedAvgM, FedAdam, Adaptive, Clustered, Transfer, TrimmedMean, Median, MultiKrum,
     )
 }  # fmt: skip
-MAY_CHANGE = ("rounds", "quorum", "deadline_minutes", "limits")  # in a federation that runs
+MAY_CHANGE = ("rounds", "quorum", "deadline_minutes", "keep_rounds", "limits")  # in a federation that runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class FederationConfig:
         strategy: ``name`` and its options.
         upload, download: what is done to updates and, for the way back, to new models.
         epochs: local epochs a round.
+        keep_rounds: published rounds whose updates are kept, so that their models can be made again; models all stay.
         limits: bounds.
     """
 
@@ -75,6 +76,7 @@ class FederationConfig:
     quorum: int = 2
     deadline_minutes: float = 24 * 60
     epochs: int = 1
+    keep_rounds: int = 1
     strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "fedavg"})
     upload: Compression = field(default_factory=Compression)
     download: Compression = field(default_factory=Compression)
@@ -90,6 +92,8 @@ class FederationConfig:
         for key, number in numbers.items():
             if not isinstance(number, int):
                 raise InputError(f"The federation's {key} must be a whole number, not {number}. Correct it.")
+        if type(self.keep_rounds) is not int or self.keep_rounds < 0:
+            raise InputError(f"The federation's keep_rounds must be 0 or more, not {self.keep_rounds!r}. Correct it.")
         self.make_strategy()
 
     def make_strategy(self) -> Strategy:

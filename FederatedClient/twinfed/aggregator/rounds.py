@@ -13,18 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twinfed.wire import InputError, Refusal, Report, UpdateFile, hash_file
+from twinfed.wire import InputError, Refusal, Report, UpdateFile
 
 from .accounts import Accounts
 from .aggregation import Contribution
 from .audit import record
-from .checks import Expected, check_update
 from .config import FederationConfig, check_change
 from .publishing import Published, first_model, publish
+from .retention import drop_obsolete
 from .store import Store
 
-MOST_REFUSED = 20  # updates a site may have refused in one round
-NORMS_KEPT = 50  # accepted updates whose norms make the running median
 OPEN, CLOSING, AGGREGATED, PUBLISHED = "open", "closing", "aggregated", "published"
 
 
@@ -112,69 +110,6 @@ class Federation:
             "update": dict(sent) if sent else None,
             "log_head": self.store.head(),
         }
-
-    def skip(self, site: str, number: int) -> None:
-        """A site says that it sends nothing in this round, so that nobody waits for it."""
-        with self.store.transaction() as db:
-            self._check_open(db, number)
-            added = db.execute("INSERT OR IGNORE INTO skips VALUES (?, ?)", (number, site)).rowcount
-            if added:
-                record(db, self.store.now(), site, "round-skipped", round=number)
-
-    def earlier_answer(self, site: str, number: int, digest: str) -> dict[str, Any] | None:
-        """What was said to this very update before, if it came before.
-
-        Raises:
-            Refusal: it was refused before, for the same reason; or the site may send no more in this round.
-        """
-        row = self.store.row("SELECT * FROM updates WHERE hash = ? AND round = ? AND site = ?", digest, number, site)
-        if row is not None and row["state"] == "refused":
-            raise Refusal(row["code"], row["reason"], row["remedy"])
-        if row is not None:
-            return {"state": "accepted", "round": number, "hash": digest}
-        return None
-
-    def check_may_send(self, site: str, number: int, digest: str) -> None:
-        """Raise a Refusal where an update of this hash cannot be taken, whatever it holds: before it is uploaded."""
-        with self.store.transaction() as db:
-            self._check_may_send(db, site, number, digest)
-
-    def receive(self, site: str, number: int, digest: str, path: Path) -> dict[str, Any]:
-        """Check a whole upload and take it into the round. The file at ``path`` is moved away or removed.
-
-        Raises:
-            Refusal: why it is not taken; the reason is on record, and the file in quarantine.
-        """
-        if hash_file(path) != digest:
-            path.unlink()
-            raise Refusal("wrong-hash", "What arrived has another hash than it should.", "Upload it again from 0.")
-        size = path.stat().st_size
-        try:
-            row, expected = self._expected(site, number)
-            report, norm = _examine(path, expected)
-        except Refusal as refusal:
-            refusal.with_traceback(None)  # lets go of the mapped file, which Windows could not move otherwise
-            self._refuse(site, number, digest, path, refusal)
-            raise
-        self.store.keep(path, digest)
-        with self.store.transaction() as db:
-            self._check_may_send(db, site, number, digest)
-            cluster = json.loads(row["memory"]).get("clusters", {}).get(site, "0")
-            db.execute(
-                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'accepted', NULL, NULL, NULL, ?, ?, ?, ?, ?)",
-                (
-                    digest,
-                    number,
-                    site,
-                    json.dumps(report.to_dict()),
-                    norm,
-                    size,
-                    cluster,
-                    self.store.now(),
-                ),
-            )
-            record(db, self.store.now(), site, "update-accepted", round=number, hash=digest, bytes=size)
-        return {"state": "accepted", "round": number, "hash": digest}
 
     # -- what time brings ----------------------------------------------------------------------------------------------
 
@@ -327,6 +262,7 @@ class Federation:
             record(db, now, "aggregator", "round-published", round=number, models=models)
             if number < self.config.rounds:
                 self._open_round(db, number + 1, models, memory)
+        drop_obsolete(self.store, self.config.keep_rounds)
 
     def _open_round(
         self, db: sqlite3.Connection, number: int, bases: Mapping[str, str], memory: Mapping[str, Any]
@@ -361,95 +297,3 @@ class Federation:
                 db.execute("INSERT INTO settings VALUES (?, ?)", (key, json.dumps(value)))
             record(db, self.store.now(), "operator", "federation-begun", federation=self.config.to_dict(), model=digest)
             self._open_round(db, 1, {"0": digest}, {})
-
-    # -- whether an update is taken ------------------------------------------------------------------------------------
-
-    def _check_open(self, db: sqlite3.Connection, number: int) -> sqlite3.Row:
-        row = self.current()
-        if number > row["number"] or number < 1:
-            raise Refusal("wrong-round", f"There is no round {number} yet.", f"Ask for round {row['number']}.", 409)
-        if number < row["number"] or row["state"] != OPEN:
-            raise Refusal(
-                "late",
-                f"Round {number} is closed; the update is not in its model.",
-                "Carry on with the round that is open.",
-                409,
-            )
-        return row
-
-    def _check_may_send(self, db: sqlite3.Connection, site: str, number: int, digest: str) -> None:
-        row = self._check_open(db, number)
-        invited = json.loads(row["invited"] or "null")
-        if invited is not None and site not in invited:
-            raise Refusal("not-your-turn", f"It is the turn of {', '.join(invited)}.", "Wait to be asked.", 409)
-        revoked = db.execute("SELECT revoked, samples FROM sites WHERE name = ?", (site,)).fetchone()
-        if revoked["revoked"] is not None:
-            raise Refusal("revoked", "This site's access was withdrawn.", "Ask the operator for a new token.", 403)
-        if revoked["samples"] is None:
-            raise Refusal("not-registered", "The site has not registered its cases.", "Register them first.", 409)
-        known = db.execute(
-            "SELECT round, site FROM updates WHERE hash = ? AND state = 'accepted'", (digest,)
-        ).fetchone()
-        if known and (known["round"], known["site"]) != (number, site):
-            raise Refusal("replayed", "This update was taken before.", "Train for the open round.", 409)
-        sent = db.execute(
-            "SELECT hash FROM updates WHERE round = ? AND site = ? AND state = 'accepted'", (number, site)
-        ).fetchone()
-        if sent and sent["hash"] != digest:
-            raise Refusal("second-update", "The site's update for this round is in.", "Wait for the next round.", 409)
-        refused = db.execute(
-            "SELECT COUNT(*) FROM updates WHERE round = ? AND site = ? AND state = 'refused'", (number, site)
-        ).fetchone()[0]
-        if refused >= MOST_REFUSED:
-            raise Refusal(
-                "too-many-refused", f"{refused} updates were refused in this round.", "Wait for the next round.", 429
-            )
-
-    def _expected(self, site: str, number: int) -> tuple[sqlite3.Row, Expected]:
-        with self.store.transaction() as db:
-            row = self._check_open(db, number)
-            registered = db.execute("SELECT samples FROM sites WHERE name = ?", (site,)).fetchone()["samples"]
-        norms = self.store.rows(
-            "SELECT norm FROM updates WHERE state = 'accepted' ORDER BY received DESC LIMIT ?", NORMS_KEPT
-        )
-        bases, memory = json.loads(row["bases"]), json.loads(row["memory"])
-        return row, Expected(
-            federation=self.config.name,
-            site=site,
-            round=number,
-            base=bases[memory.get("clusters", {}).get(site, "0")],
-            shapes=self.shapes,
-            registered=registered or 0,
-            norms=[norm["norm"] for norm in norms],
-            norm_factor=self.config.limits.norm_factor,
-            largest_value=self.config.limits.largest_value,
-        )
-
-    def _refuse(self, site: str, number: int, digest: str, path: Path, refusal: Refusal) -> None:
-        size = path.stat().st_size
-        folder = self.store.folder / "quarantine"
-        path.replace(folder / digest)
-        with self.store.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'refused', ?, ?, ?, NULL, NULL, ?, NULL, ?)",
-                (digest, number, site, refusal.code, refusal.reason, refusal.remedy, size, self.store.now()),
-            )
-            record(
-                db,
-                self.store.now(),
-                site,
-                "update-refused",
-                round=number,
-                hash=digest,
-                code=refusal.code,
-                reason=refusal.reason,
-            )
-        kept = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in kept[int(self.config.limits.quarantine) :]:
-            old.unlink(missing_ok=True)
-
-
-def _examine(path: Path, expected: Expected) -> tuple[Report, float]:
-    """Report and norm of an update that passes the checks; the file is closed again."""
-    update = UpdateFile(path)
-    return update.header.report, check_update(update, expected)

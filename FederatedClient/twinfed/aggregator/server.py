@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from twinfed.wire import InputError
 
+from .access import is_loopback
 from .config import FederationConfig
+from .patience import LARGEST_HEAD, MOST_CONNECTIONS, Connection
+from .retention import drop_obsolete, sweep
 from .rounds import Federation
 from .store import FolderLock, Store
 from .web import make_app
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2, which is the least that Python's default takes; 1.3 has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,7 @@ class Address:
         for path in (self.certificate, self.key, self.client_authority):
             if path is not None and not path.is_file():
                 raise InputError(f"{path}: not there. Name a PEM file.")
-        if self.certificate is None and not self.insecure and not _is_loopback(self.host):
+        if self.certificate is None and not self.insecure and not is_loopback(self.host):
             raise InputError(
                 f"{self.host} can be reached from other machines and needs TLS. Name --tls-certificate and --tls-key, "
                 "or say --insecure if a proxy before it does TLS."
@@ -62,25 +68,33 @@ def serve(folder: Path, config: FederationConfig | None, address: Address) -> No
         store = Store(folder)
         try:
             store.sweep()
-            uvicorn.run(
-                make_app(Federation(store, config)),
-                host=address.host,
-                port=address.port,
-                ssl_certfile=address.certificate,
-                ssl_keyfile=address.key,
-                ssl_ca_certs=str(address.client_authority) if address.client_authority else None,
-                ssl_cert_reqs=ssl.CERT_REQUIRED if address.client_authority else ssl.CERT_NONE,
-                log_level="warning",
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=5,
-            )
+            federation = Federation(store, config)
+            drop_obsolete(store, federation.config.keep_rounds)
+            sweep(store)
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, after an orderly end
+                uvicorn.Server(configuration(make_app(federation), address)).run()
         finally:
             store.close()
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
+    """How uvicorn serves: with bounds on what strangers may send, and without a word on what it is."""
+    return uvicorn.Config(
+        app,
+        host=address.host,
+        port=address.port,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        ssl_ca_certs=str(address.client_authority) if address.client_authority else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if address.client_authority else ssl.CERT_NONE,
+        ssl_ciphers=CIPHERS,
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=LARGEST_HEAD,
+        limit_concurrency=MOST_CONNECTIONS,
+        headers=[("X-Content-Type-Options", "nosniff")],
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )

@@ -44,6 +44,7 @@ class Strategy(ABC):
         within("clip", clip, 0, 1e6)
         within("max_weight", max_weight, 1e-3, 1)
         self.clip, self.max_weight = clip, max_weight
+        self._sums = WeightedSum()
 
     def client_terms(self) -> dict[str, float]:
         """Numbers that the sites need for training."""
@@ -68,11 +69,10 @@ class Strategy(ABC):
     def combine(
         self, deltas: Iterable[Block], weights: Sequence[float], factors: Sequence[float], length: int
     ) -> Values:
-        """Combine the sites' blocks (each ``length`` float32) into one change; sites in the order of their names."""
-        total = WeightedSum(length)
-        for delta, weight, factor in zip(deltas, weights, factors, strict=True):
-            total.add(delta, weight * factor)
-        return total.value()
+        """Combine the sites' blocks (each ``length`` float32) into one change, which stands until the next call; sites
+        in the order of their names."""
+        scaled = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
+        return self._sums.of(deltas, scaled, length)
 
     def step(self, change: Values, state: Mapping[str, Block]) -> tuple[Values, dict[str, Values]]:
         """What is added to the model, and the next state."""

@@ -107,7 +107,7 @@ class TensorFile:
                 raise _malformed("it is not a safetensors file, or cut short")
             header = parse_json(file.read(length))
         self.metadata, self.specs, self._starts = _read_header(header, data=size - 8 - length)
-        self._data = np.memmap(self.path, dtype=np.uint8, mode="r", offset=0)
+        self._data = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))  # slices of a memmap itself are slow
         self._offset = 8 + length
 
     @property
@@ -121,9 +121,9 @@ class TensorFile:
 
     def block(self, name: str, index: int) -> Block:
         spec = self.specs[name]
-        dtype = DTYPES[spec.dtype]
-        first = index * BLOCK * dtype.itemsize
-        piece = np.asarray(self.raw(name)[first : first + BLOCK * dtype.itemsize]).view(dtype)
+        dtype, first = DTYPES[spec.dtype], index * BLOCK
+        start = self._offset + self._starts[name] + first * dtype.itemsize
+        piece = np.frombuffer(self._data, dtype, min(BLOCK, spec.count - first), start)
         return piece.astype(np.float32, copy=False)
 
 

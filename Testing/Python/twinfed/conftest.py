@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
+from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
 from twinfed.aggregator.config import FederationConfig
+from twinfed.aggregator.intake import Intake
 from twinfed.aggregator.rounds import Federation
+from twinfed.aggregator.server import Address, configuration
 from twinfed.aggregator.store import Store
+from twinfed.aggregator.web import make_app
 from twinfed.wire import ArrayTensors, Header, Report, TensorFile, hash_file, write_model, write_update
 
 SHAPES = {"decoder.weight": (70_001,), "encoder.bias": (5,), "encoder.weight": (3, 4, 5)}  # the first takes two blocks
@@ -38,6 +49,7 @@ class Room:
     options: dict[str, Any] = field(default_factory=dict)
     store: Store = field(init=False)
     federation: Federation = field(init=False)
+    intake: Intake = field(init=False)
 
     def __post_init__(self) -> None:
         model = self.folder / "initial.safetensors"
@@ -52,6 +64,7 @@ class Room:
         """Start, or start again, as a new process would."""
         self.store = Store(self.folder / "aggregator", self.clock)
         self.federation = Federation(self.store, self.config)
+        self.intake = Intake(self.federation)
 
     def join(self, *names: str, samples: int = 10) -> None:
         for name in names:
@@ -73,16 +86,82 @@ class Room:
     def send(self, site: str, path: Path, number: int | None = None) -> dict[str, Any]:
         """Hand an update to the federation without HTTP; ``path`` is gone afterwards."""
         number = number or self.federation.current()["number"]
-        self.federation.check_may_send(site, number, hash_file(path))
-        return self.federation.receive(site, number, hash_file(path), path)
+        self.intake.check_may_send(site, number, hash_file(path))
+        return self.intake.receive(site, number, hash_file(path), path)
 
     def model(self, number: int, cluster: str = "0") -> dict[str, NDArray[np.float32]]:
         """The model that round ``number`` began from."""
-        import json
-
         row = self.store.row("SELECT bases FROM rounds WHERE number = ?", number)
         assert row is not None
         return read(self.store.file(json.loads(row["bases"])[cluster]))
+
+
+@dataclass
+class Web:
+    """A federation behind its routes."""
+
+    room: Room
+    client: TestClient
+    tokens: dict[str, str]
+
+    @classmethod
+    def of(cls, room: Room, tokens: dict[str, str]) -> Web:
+        """Asked from this machine; nothing happens by itself."""
+        app = make_app(room.federation)
+        here = ("127.0.0.1", 50000)
+        return cls(
+            room, TestClient(app, base_url="http://127.0.0.1:8600", client=here, raise_server_exceptions=False), tokens
+        )
+
+    def restarted(self) -> Web:
+        """As after a new start of the process."""
+        self.room.open()
+        return Web.of(self.room, self.tokens)
+
+    def headers(self, site: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[site]}"}
+
+    def wait(self, number: int) -> None:
+        """Until round ``number`` is open: aggregation goes on behind the answers."""
+        until = time.monotonic() + 20
+        while self.room.federation.current()["number"] < number and time.monotonic() < until:
+            self.room.federation.advance()
+            time.sleep(0.01)
+        assert self.room.federation.current()["number"] == number
+
+    def get(self, address: str, site: str = "s1", **headers: str) -> httpx.Response:
+        return self.client.get(address, headers={**self.headers(site), **headers})
+
+    def put(
+        self,
+        site: str,
+        content: bytes,
+        digest: str,
+        number: int = 1,
+        offset: int = 0,
+        length: int | None = None,
+        **more: str,
+    ) -> httpx.Response:
+        headers = {
+            **self.headers(site),
+            "Upload-Offset": str(offset),
+            "Upload-Length": str(len(content) if length is None else length),
+            "Upload-Checksum": f"{zlib.crc32(content):08x}",
+            **more,
+        }
+        return self.client.put(f"/api/v1/rounds/{number}/update/{digest}", content=content, headers=headers)
+
+    def send(self, site: str, path: Path, number: int = 1) -> httpx.Response:
+        return self.put(site, path.read_bytes(), hash_file(path), number)
+
+    @staticmethod
+    def refused(answer: httpx.Response) -> str:
+        """The code of a refusal, which has a reason and a remedy."""
+        content = answer.json()
+        assert content.keys() == {"code", "reason", "remedy"}, content
+        assert all(content.values())
+        assert 400 <= answer.status_code < 500 or answer.status_code == 507
+        return str(content["code"])
 
 
 def arrays(seed: int, scale: float = 1.0) -> dict[str, NDArray[np.float32]]:
@@ -118,3 +197,41 @@ def room(tmp_path: Path) -> Iterator[Callable[..., Room]]:
 def tensors() -> Callable[..., dict[str, NDArray[np.float32]]]:
     """Tensors of the test model's shapes: ``tensors(seed, scale)``."""
     return arrays
+
+
+@pytest.fixture
+def web(room: Callable[..., Room]) -> Iterator[Callable[..., Web]]:
+    """Make a federation behind its routes: ``web(rounds=2)``, asked from this machine."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Web:
+            one = room(sites=(), **options)
+            tokens = {name: one.federation.accounts.add(name) for name in ("s1", "s2", "s3")}
+            for name in tokens:
+                one.federation.accounts.register(name, 10)
+            made = Web.of(one, tokens)
+            stack.enter_context(made.client)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    """Let a federation listen on a free port of this machine, which is returned: ``serve(web(), certificate=...)``."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def listen(one: Web, **options: Any) -> int:
+        server = uvicorn.Server(configuration(one.client.app, Address(port=0, **options)))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running.append((server, thread))
+        until = time.monotonic() + 60
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        return int(server.servers[0].sockets[0].getsockname()[1])
+
+    yield listen
+    for server, thread in running:
+        server.should_exit = True
+        thread.join()

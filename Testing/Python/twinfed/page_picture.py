@@ -1,4 +1,4 @@
-"""Take the picture of the aggregator's page in Docs: ``python page_picture.py OUT.png``; needs Chromium.
+"""Take the picture of the aggregator's page in Docs: ``python page_picture.py OUT.png [WIDTH,HEIGHT]``; needs Chromium.
 
 The federation in it is real, its sites are not: their updates are drawn numbers, their scores a curve.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import uvicorn
 
 from twinfed.aggregator.config import FederationConfig
+from twinfed.aggregator.intake import Intake
 from twinfed.aggregator.rounds import Federation
 from twinfed.aggregator.store import Store
 from twinfed.aggregator.web import make_app
@@ -26,7 +27,7 @@ SITES = {"harbour": (61, 0.05), "hillside": (34, 0.02), "lakeside": (18, -0.03),
 PORT = 8655
 
 
-def main(out: Path) -> None:
+def main(out: Path, size: str = "1060,1600") -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = uvicorn.Server(uvicorn.Config(make_app(play(folder)), port=PORT, log_level="warning"))
@@ -36,7 +37,7 @@ def main(out: Path) -> None:
             time.sleep(0.05)
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "google-chrome"
         options = ["--headless", "--no-sandbox", "--hide-scrollbars"]
-        options += ["--window-size=1060,1500", f"--screenshot={out}", f"--user-data-dir={folder / 'profile'}"]
+        options += [f"--window-size={size}", f"--screenshot={out}", f"--user-data-dir={folder / 'profile'}"]
         subprocess.run([chromium, *options, f"http://127.0.0.1:{PORT}/"], check=True)
         server.should_exit = True
         thread.join()
@@ -85,10 +86,10 @@ def send(store: Store, federation: Federation, name: str, path: Path, change: ob
     with store.transaction() as db:
         store.count_traffic(db, told["round"], name, up=path.stat().st_size, down=800_000)
     try:
-        federation.receive(name, told["round"], hash_file(path), path)
+        Intake(federation).receive(name, told["round"], hash_file(path), path)
     except Refusal as refusal:
         print(refusal)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])

@@ -1,7 +1,8 @@
 """A site for the tests, as a process of its own: it polls, trains (draws numbers), uploads in pieces, and goes on after
 every interruption. ``python site_process.py URL TOKEN FOLDER NAME`` ends when the federation is finished.
 
-FOLDER/acknowledged gets a line ``round hash`` for every update that the aggregator said it has.
+FOLDER/acknowledged gets a line ``round hash`` for every update that the aggregator said it has; FOLDER/hash is that
+update.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def send(client: httpx.Client, folder: Path, number: int, path: Path) -> None:
                 file.write(f"{number} {digest}\n")
                 file.flush()
                 os.fsync(file.fileno())
+            path.rename(folder / digest)
             return
 
 

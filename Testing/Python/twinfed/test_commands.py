@@ -22,12 +22,16 @@ def twinfed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_sites_are_added_listed_and_revoked(tmp_path: Path) -> None:
-    added = twinfed("site", "add", "north", "--folder", tmp_path, "--json", tmp_path / "added.json")
-    again = twinfed("site", "add", "north", "--folder", tmp_path)
-    revoked = twinfed("site", "revoke", "north", "--folder", tmp_path)
-    listed = twinfed("site", "list", "--folder", tmp_path)
+    folder = tmp_path / "folder"
+    added = twinfed("site", "add", "north", "--folder", folder, "--json", tmp_path / "added.json")
+    again = twinfed("site", "add", "north", "--folder", folder)
+    revoked = twinfed("site", "revoke", "north", "--folder", folder)
+    listed = twinfed("site", "list", "--folder", folder)
 
     assert added.stdout.strip() == json.loads((tmp_path / "added.json").read_text())["token"]
+    if os.name == "posix":
+        assert (tmp_path / "added.json").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "folder").stat().st_mode & 0o077 == 0
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
     assert revoked.returncode == 0
     assert "north" in listed.stdout

@@ -77,7 +77,7 @@ def test_without_a_quorum_a_round_is_extended_and_says_so(room: Make) -> None:
 def test_a_site_that_skips_is_not_waited_for(room: Make) -> None:
     one = room(quorum=2)
     one.send("s1", one.update("s1", 1))
-    one.federation.skip("s3", 1)
+    one.intake.skip("s3", 1)
     one.send("s2", one.update("s2", 2))
 
     one.federation.advance()
@@ -188,7 +188,7 @@ def test_transfer_asks_one_site_at_a_time(room: Make) -> None:
 
 
 def test_compressed_downloads_give_the_very_model(room: Make) -> None:
-    one = room(rounds=3, download={"keep": 0.2, "bits": 8, "entropy": True})
+    one = room(rounds=3, keep_rounds=3, download={"keep": 0.2, "bits": 8, "entropy": True})
     for number in range(3):
         play(one, (10 * number + 1, 10 * number + 2, 10 * number + 3))
 
@@ -263,7 +263,7 @@ def test_the_same_update_twice_is_one_and_a_replay_is_refused(room: Make) -> Non
     copy = Path(shutil.copy(path, path.with_suffix(".copy")))
     first = one.send("s1", path)
 
-    assert one.federation.earlier_answer("s1", 1, first["hash"]) == first
+    assert one.intake.earlier_answer("s1", 1, first["hash"]) == first
     with pytest.raises(Refusal) as second:
         one.send("s1", one.update("s1", 2))
     assert second.value.code == "second-update"
