@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinfed import __version__
+from twinfed.client_cli import join, simulate
 from twinfed.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 site_app = typer.Typer(no_args_is_help=True, help="The sites that may take part.")
 app.add_typer(site_app, name="site")
+app.command()(join)
+app.command()(simulate)
 
 Folder = Annotated[Path, typer.Option(help="The aggregator's folder.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]

@@ -40,6 +40,7 @@ WALLS = (
     ),
     # wire is the ground floor; the aggregator must not reach torch through the client or an engine either.
     Wall("FederatedClient/twinfed/wire", (*TORCH, "twinfed.aggregator", "twinfed.client", "twinfed.engines")),
+    Wall("FederatedClient/twinfed/client", ("twinfed.aggregator",)),
     Wall("FederatedClient/twinfed/aggregator", (*TORCH, "twinfed.client", "twinfed.engines")),
 )
 

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO, NoReturn, TypeGuard
 import psutil
 
 from twinseg.errors import Cancelled, InputError, OutOfSpaceError
+from twinseg.home import data_folder
 from twinseg.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ class Worker:
 
             if (do := REQUESTS.get(request.fields["do"])) is None:
                 raise InputError(f"{request.fields['do']}: unknown; it can do {', '.join(REQUESTS)}, cancel and quit")
-            message = {"type": "result", "value": do(request)}
+            with marked_busy():
+                message = {"type": "result", "value": do(request)}
         except Exception as error:
             message = error_message(error)
         finally:
@@ -176,6 +178,20 @@ class Worker:
                 self._messages.flush()
             except OSError:  # nobody reads any longer
                 os._exit(0)
+
+
+@contextmanager
+def marked_busy() -> Iterator[None]:
+    """While it computes, the process has a file in the data folder, so that a federation's site stands still."""
+    mark = data_folder() / "busy" / str(os.getpid())
+    with suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink(missing_ok=True)
 
 
 class Notices(logging.Handler):

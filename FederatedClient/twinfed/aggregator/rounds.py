@@ -93,6 +93,7 @@ class Federation:
         elif skipped is not None:
             what, why = "wait", "You skip this round."
         delta = self.store.row("SELECT base FROM deltas WHERE model = ?", base)
+        last = self.store.row("SELECT weights FROM rounds WHERE state = 'published' ORDER BY number DESC LIMIT 1")
         return {
             "do": what,
             "why": why,
@@ -105,6 +106,7 @@ class Federation:
             "seconds_left": max(0.0, row["deadline"] - self.store.now()),
             "poll_seconds": 1.0 if row["state"] in (CLOSING, AGGREGATED) else 5.0,
             "epochs": self.config.epochs,
+            "weights": json.loads(last["weights"] or "{}") if last else {},
             "client_terms": self.strategy.client_terms(),
             "upload": self.config.upload.to_dict(),
             "update": dict(sent) if sent else None,

@@ -192,7 +192,9 @@ def test_segment_by_folder_and_by_files_alike(model: Path, case: Path, twinseg: 
     measured = strict_json(tmp_path / "s.json")
     assert measured["volumes_ml"]["WT"]["volume"] == pytest.approx(np.count_nonzero(labels.array) * 0.125)
     assert (measured["missing"], measured["sequences"]) == ([], sorted(SEQUENCES))
-    assert re.search(r"2\.nii\.gz: WT \d+\.\d mL \(\d+\.\d to \d+\.\d\), TC .* \(cpu, whole volume, \d+\.\d s\)", by_files.out)
+    assert re.search(
+        r"2\.nii\.gz: WT \d+\.\d mL \(\d+\.\d to \d+\.\d\), TC .* \(cpu, whole volume, \d+\.\d s\)", by_files.out
+    )
 
 
 def test_a_missing_sequence_is_allowed_and_said(model: Path, case: Path, twinseg: Twinseg, tmp_path: Path) -> None:

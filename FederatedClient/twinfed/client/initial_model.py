@@ -1,0 +1,63 @@
+"""The model that a federation begins with, where no trained one is at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twinseg.classification import build_classifier, network_description
+from twinseg.errors import InputError
+from twinseg.model_file import save_model
+from twinseg.network import NetworkConfig, build_network, preset
+from twinseg.preprocessing import label_values
+from twinseg.tasks import Task, load_task
+
+
+def task_of(name: str, changes: Mapping[str, Any]) -> Task:
+    """A task by name or .toml file, changed in spacing (mm) or patch (voxels): one number, or one an axis.
+
+    Raises InputError for an unknown task, or values that no task has.
+    """
+
+    def triple(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, list) else (value,) * 3
+
+    fields: dict[str, Any] = {key: triple(changes[key]) for key in ("spacing", "patch") if key in changes}
+    return dataclasses.replace(load_task(name), **fields)
+
+
+def write_initial_model(path: Path, task: Task, network: str | Mapping[str, Any] = "small", seed: int = 0) -> str:
+    """Write a model with random weights of a seed, and return its content hash.
+
+    Args:
+        network: a preset, or the fields of a `NetworkConfig` but for channels in and out; one level a stride, and
+            strides of 2 where none are named.
+
+    Raises:
+        InputError: no such preset, or fields that no network has.
+    """
+    torch.manual_seed(seed)
+    if task.kind == "classification":
+        return save_model(
+            path,
+            build_classifier(task).state_dict(),
+            task=task,
+            network=network_description(task),
+            provenance={"program": "twinfed", "seed": seed},
+        )
+    channels = {"in_channels": len(task.sequences), "out_channels": len(label_values(task))}
+    try:
+        if isinstance(network, str):
+            config = preset(network, channels["in_channels"], channels["out_channels"], task.strides)
+        else:
+            strides = [[2, 2, 2]] * len(network.get("channels", ()))
+            config = NetworkConfig.from_dict({"strides": strides, **network, **channels})
+        built = build_network(config)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"the network cannot be built ({error}); name a preset, or channels, embedding …") from error
+    provenance = {"program": "twinfed", "seed": seed}
+    return save_model(path, built.state_dict(), task=task, network=config.to_dict(), provenance=provenance)

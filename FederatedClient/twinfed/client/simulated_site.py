@@ -1,0 +1,99 @@
+"""A site of a simulation: the same trainer and the same files as a site process, without a network between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.fl.utils.exchange_object import ExchangeObject
+from safetensors.numpy import load_file
+
+from twinfed.client.case_source import CaseSource
+from twinfed.client.instructions import Instructions
+from twinfed.client.local_round import Residual, make_update, round_seed, take_up
+from twinfed.client.site_data import Schedule
+from twinfed.client.site_trainer import SiteTrainer
+from twinfed.client.site_twin import RATE, VALIDATIONS
+from twinfed.wire import apply_update, hash_file
+from twinseg.errors import InputError
+from twinseg.phantom import write_cohort
+
+
+class SimulatedSite:
+    """One site.
+
+    Args:
+        name: of the site.
+        cases: folder of its labelled cases.
+        folder: for its files; made if it is not there.
+        learning_rate: of its training; None for the default.
+    """
+
+    def __init__(
+        self, name: str, cases: Path, folder: Path, device: str = "cpu", learning_rate: float | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.folder = name, folder
+        self.trainer = SiteTrainer(CaseSource(folder=cases), device=device, learning_rate=learning_rate)
+
+    def prepare(self, model: Path) -> int:
+        """Read the cases for the model's task; the number of training cases. Raises InputError where there is none."""
+        take_up(self.trainer, model)
+        if not self.trainer.data.samples:
+            raise InputError(self.trainer.source.what_to_do(self.trainer.data.task))
+        return self.trainer.data.samples
+
+    def fetch(self, told: Instructions, model: Path, delta: Path | None) -> tuple[Path, int]:
+        """The base model, as this site comes by it, and the bytes that it takes: the change where there is one."""
+        own = self.folder / f"{told.base}.safetensors"
+        if own.is_file():
+            return own, 0
+        before = self.folder / f"{told.delta_from}.safetensors"
+        if delta is not None and before.is_file():
+            if apply_update(before, delta, own) != told.base:
+                raise RuntimeError("a change file does not give the model that it is for")
+            return own, delta.stat().st_size
+        own.write_bytes(model.read_bytes())
+        return own, model.stat().st_size
+
+    def update(self, told: Instructions, model: Path) -> tuple[Path, str]:
+        """Train for a round; the update's file and hash."""
+        path = self.folder / "update.safetensors"
+        residual = self.folder / "residual.safetensors"
+        make_update(self.trainer, told, self.name, model, path, Residual(residual, residual))
+        return path, hash_file(path)
+
+    def score(self, weights: Path | Mapping[str, Any]) -> list[float]:
+        """Dice of a model on each of the site's test cases."""
+        tensors = load_file(weights) if isinstance(weights, Path) else weights
+        metrics = self.trainer.evaluate(ExchangeObject(weights=dict(tensors)), {"part": "test"}).metrics
+        each: list[float] = metrics["each"]
+        return each
+
+    def train_alone(self, federation: str, model: Path, rounds: int, epochs: int) -> dict[str, Any]:
+        """Weights of a site that shares nothing: as many rounds of as many epochs, from the same initial model."""
+        weights: dict[str, Any] = dict(load_file(model))
+        for number in range(1, rounds + 1):
+            seed = round_seed(federation, self.name, number)
+            self.trainer.train(ExchangeObject(weights=weights), {"epochs": epochs, "seed": seed})
+            change = self.trainer.change()
+            weights = {
+                name: torch.as_tensor(tensor) + torch.from_numpy(change[name]) for name, tensor in weights.items()
+            }
+        return weights
+
+    def fine_tune(self, federation: str, model: Path, epochs: int) -> dict[str, Any]:
+        """The site twin's weights: the global model, fine-tuned on the own training cases."""
+        schedule = Schedule(epochs, round_seed(federation, self.name, 0), RATE, min(VALIDATIONS, epochs))
+        return dict(self.trainer.fine_tune(load_file(model), schedule, "twin")[0])
+
+
+def phantom_sites(folder: Path, options: Mapping[str, Any], seed: int) -> dict[str, Path]:
+    """Write synthetic sites, and name each with its folder. Raises InputError for options that no cohort has."""
+    try:
+        summary = write_cohort(folder, seed=seed, **options)
+    except TypeError as error:
+        raise InputError(f"phantoms: {error}; options are sites, patients, size, spacing, visits, anatomy") from error
+    return {site: folder / site for site in sorted({case["site"] for case in summary["cases"]})}

@@ -1,0 +1,368 @@
+"""What a site process does over and over: ask what is to do, fetch, train, send; and what it does when that fails.
+
+Each step begins by looking at what is there already, so that it may end anywhere, by an error or by `kill -9`, and the
+next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twinfed.client.connection import Connection
+from twinfed.client.controls import why_wait
+from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped, Unreachable
+from twinfed.client.instructions import Instructions
+from twinfed.client.local_round import Residual, make_update, take_up
+from twinfed.client.site_settings import SiteSettings
+from twinfed.client.site_state import LATE, READY, REFUSED, SENT, SKIPPED, RoundEntry, SiteState
+from twinfed.client.site_trainer import SiteTrainer
+from twinfed.client.site_twin import make_twin
+from twinfed.client.upload_size import choose_compression
+from twinfed.errors import InputError, Refusal
+from twinfed.wire import Compression, apply_update, hash_file
+from twinseg.case_queue_record import IN_TRAINING, SUBMITTED, TRAINED
+from twinseg.errors import OutOfSpaceError
+from twinseg.inference import choose_device
+
+logger = logging.getLogger(__name__)
+
+SOONEST, LATEST, LATEST_REFUSED = 0.5, 60.0, 300.0
+"""Seconds: the first wait after a failure, the longest one, and the longest after a refusal."""
+LOOK_AT_CASES = 10.0
+TELL_PROGRESS = 0.5
+NOT_NOW = ("late", "wrong-round", "not-your-turn", "stale-base")
+WAIT_AND_SEE = ("disk-full", "no-token", "unknown-token", "revoked", "too-many-changes", "not-registered")
+
+
+class SiteLoop:
+    """Takes part in a federation until it is finished, or `stop` is set."""
+
+    def __init__(self, settings: SiteSettings, stop: threading.Event) -> None:
+        self.settings, self.folder, self.stop = settings, settings.folder, stop
+        for name in ("models", "updates", "residuals", "checkpoints"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self.state = SiteState(self.folder)
+        self.connection = Connection(settings.server, self._count)
+        self.trainer = SiteTrainer(
+            settings.source,
+            device=choose_device(settings.device),
+            checkpoints=self.folder / "checkpoints",
+            learning_rate=settings.learning_rate,
+            watch=self._watch,
+        )
+        self._round, self._moved, self._last_line = 0, 0, ""
+        self._agreed: dict[str, Any] = {}
+        self._registered: int | None = None
+        self._told_progress = self._looked_at_cases = time.monotonic()
+
+    def run(self) -> bool:
+        """True when all rounds are over, False when told to stop."""
+        failures = 0
+        with self._warnings_in_log():
+            while not self.stop.is_set():
+                moved = self._moved
+                try:
+                    waits = self._why_wait()
+                    delay = self._stand_still(waits) if waits else self._step()
+                    if delay is None:
+                        return True
+                    failures = 0
+                except Stopped:
+                    break
+                except Exception as error:
+                    failures = 1 if self._moved > moved else failures + 1
+                    delay = self._after(error, failures)
+                self.stop.wait(delay * random.uniform(0.75, 1.25))
+        return False
+
+    # -- one step ------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> float | None:
+        """Do what is to do now; seconds until the next question, None when all is over."""
+        told = self.connection.now()
+        self._agree(told)
+        self._round = told.round
+        share = {} if not told.weights else {"weights": told.weights}
+        self.state.set(round=told.round, rounds=told.rounds, why=told.why, log_head=told.log_head, **share)
+        for entry in self.state.unsettled():
+            if told.do != "train" or (entry.number, entry.base) != (told.round, told.base):
+                self._settle(entry)
+        if told.do == "train":
+            self._take_part(told)
+            return SOONEST
+        if self._registered is None and told.do == "wait":
+            self._prepare(told)
+        if self._twin(told):
+            return SOONEST
+        if told.do == "finished":
+            self._phase("finished")
+            self.say("info", f"all {told.rounds} rounds of {told.federation} are over")
+            return None
+        self._phase("waiting for others")
+        return min(told.poll_seconds, self.settings.longest_poll)
+
+    def _agree(self, told: Instructions) -> None:
+        """Learn what the sites agreed on. Raises InputError for another federation or task than this folder's."""
+        if self._agreed.get("name") != told.federation:
+            self._agreed = self.connection.federation()
+        name, task = self._agreed.get("name"), self._agreed.get("task")
+        before = self.state.get("federation", name)
+        if name != before:
+            raise InputError(
+                f"{self.folder}: it belongs to the federation {before}, not {name}. Name another --folder."
+            )
+        wanted = self.settings.task or self.state.get("task", task)
+        if task != wanted:
+            raise InputError(f"This aggregator is for the task {task}, not {wanted}. Check its address, or the task.")
+        self.state.set(federation=name, task=task)
+
+    def _settle(self, entry: RoundEntry) -> None:
+        """Learn whether an update was taken whose answer was lost: what it left out belongs to the next one."""
+        assert entry.hash is not None
+        try:
+            if self.connection.was_taken(entry.number, entry.hash):
+                self._end(entry.number, entry.base, SENT, f"round {entry.number}: sent")
+        except Refusal as refusal:
+            if refusal.code in WAIT_AND_SEE:
+                raise
+            self._end(entry.number, entry.base, LATE, f"round {entry.number}: not taken. {refusal}")
+
+    def _take_part(self, told: Instructions) -> None:
+        """Make the update of the round, unless it is there, and send it."""
+        entry = self.state.round(told.round, told.base)
+        if entry is not None and entry.phase == REFUSED:
+            self.connection.skip(told.round)  # nobody is to wait for it
+            return
+        update = self.folder / "updates" / f"{told.round}-{told.base[:16]}.safetensors"
+        there = entry is not None and entry.phase in (READY, SENT, LATE) and update.is_file()
+        gone = self.settings.source.withdrawn(self.state.get("cases", []))
+        if entry is None or not there or hash_file(update) != entry.hash or gone:
+            self._make(told, update)
+        self._send(told, update)
+
+    def _prepare(self, told: Instructions) -> Path:
+        """Fetch the base, read the cases, register them; the base's file. Raises InputError, and then skips the round,
+        where this site cannot learn from it."""
+        model = self._fetch(told)
+        try:
+            take_up(self.trainer, model)
+            if self.trainer.data.task.name != self._agreed.get("task"):
+                raise InputError(f"The model is for {self.trainer.data.task.name}. Tell the aggregator's operator.")
+            if not self.trainer.data.samples:
+                raise InputError(self.settings.source.what_to_do(self.trainer.data.task))
+        except OutOfSpaceError:
+            raise
+        except INPUT_ERRORS:
+            if told.do == "train" and self.state.get("site") is not None:
+                self.connection.skip(told.round)
+                self.state.end(told.round, told.base, SKIPPED)
+            raise
+        if self._registered != self.trainer.data.samples:
+            try:
+                self.state.set(site=self.connection.register(self.trainer.data.samples))
+                self._registered = self.trainer.data.samples
+            except Refusal as refusal:
+                if refusal.code != "too-many-changes" or self._registered is None:
+                    raise
+        return model
+
+    def _make(self, told: Instructions, update: Path) -> None:
+        self._phase("reading the cases")
+        model = self._prepare(told)
+        self._phase("training")
+        self.say("info", f"round {told.round} of {told.rounds}: training on {self.trainer.data.samples} cases")
+        self.state.begin(told.round, told.base)
+        for old in (*update.parent.iterdir(), *(self.folder / "residuals").iterdir()):
+            if old.name != self.state.get("residual"):
+                old.unlink()
+        residuals = self.folder / "residuals"
+        before = self.state.get("residual")
+        residual = Residual(residuals / before if before else None, residuals / f"{told.round}-{told.base[:16]}")
+        asked = time.monotonic()
+        self.settings.source.mark(self.trainer.data.names, IN_TRAINING)
+        self.state.set(cases=self.trainer.data.names)
+        report = make_update(
+            self.trainer,
+            told,
+            self.state.get("site"),
+            model,
+            update,
+            residual,
+            how=lambda: self._compression(told, told.seconds_left - (time.monotonic() - asked)),
+            most_samples=self._registered,
+        )
+        self.state.made(told.round, told.base, hash_file(update), update.stat().st_size, report)
+
+    def _compression(self, told: Instructions, seconds_left: float) -> Compression:
+        """What the federation asks for, or what the line carries in the time that is left."""
+        parameters = sum(math.prod(shape) for shape in (self._agreed.get("shapes") or {}).values())
+        speed = self.connection.bytes_per_second
+        how = choose_compression(told.upload, parameters, speed, max(0.0, seconds_left))
+        if how != told.upload:
+            line = f"the line carries {(speed or 0) / 1000:.0f} kB/s"
+            self.say("info", f"{line}: {how.keep:.0%} of the update is sent, in {how.bits} bits")
+        return how
+
+    def _send(self, told: Instructions, update: Path) -> None:
+        self._phase("sending")
+        entry = self.state.round(told.round, told.base)
+        assert entry is not None
+        assert entry.hash is not None
+        chunk = int(float((self._agreed.get("limits") or {}).get("chunk_mb", 1)) * 10**6)
+        phase, words = SENT, f"round {told.round}: sent, {update.stat().st_size / 1000:.0f} kB"
+        try:
+            self.connection.upload(told.round, update, entry.hash, chunk)
+        except Refusal as refusal:
+            if refusal.code == "not-registered":
+                self._registered = None
+                self._prepare(told)
+            if refusal.code in WAIT_AND_SEE:
+                raise
+            if refusal.code != "second-update":  # that one: an earlier form of the same is in
+                phase = LATE if refusal.code in NOT_NOW else REFUSED
+                words = f"round {told.round}: not taken. {refusal}"
+        self._end(told.round, told.base, phase, words)
+        if phase == REFUSED:
+            self.connection.skip(told.round)
+
+    def _end(self, number: int, base: str, phase: str, words: str) -> None:
+        """Note how a round ended for this site, and tell the queue."""
+        residual = {"residual": f"{number}-{base[:16]}"} if phase == SENT else {}
+        self.settings.source.mark(self.state.get("cases", []), TRAINED if phase == SENT else SUBMITTED)
+        self.state.end(number, base, phase, cases=[], **residual)
+        self.say("info" if phase == SENT else "warning", words)
+
+    def _fetch(self, told: Instructions) -> Path:
+        """The base's file, downloaded if need be: as a change to the last one where there is such."""
+        models = self.folder / "models"
+        target = models / f"{told.base}.safetensors"
+        if target.is_file():
+            return target
+        self._phase("fetching the model")
+        before = models / f"{told.delta_from}.safetensors"
+        if told.delta_from and before.is_file() and not (models / f"{target.name}.part").exists():
+            delta = models / f"{told.base}.delta"
+            try:
+                self.connection.download(told.base, delta, delta=True)
+                made = models / f"{told.base}.made"
+                if apply_update(before, delta, made) == told.base:
+                    made.replace(target)
+            except Refusal as refusal:
+                logger.info("the change file is not usable: %s", refusal)
+        if not target.is_file():
+            self.connection.download(told.base, target)
+        for old in models.iterdir():
+            if old not in (target, before):
+                old.unlink()
+        return target
+
+    def _twin(self, told: Instructions) -> bool:
+        """Make the site twin of the last published model, where there is one and it is not made; True if so."""
+        published = told.round > 1 or told.do == "finished"
+        if not self.settings.twins or not published or any(t["model"] == told.base for t in self.state.twins()):
+            return False
+        model = self._fetch(told)
+        take_up(self.trainer, model)
+        self._phase("fine-tuning the site twin")
+        return make_twin(self.trainer, self.state, self.folder, model, told, self.state.get("site") or "")
+
+    # -- what happens meanwhile ----------------------------------------------------------------------------------------
+
+    def say(self, level: str, text: str) -> None:
+        """A line for the panel and the terminal; one that was just said is not repeated."""
+        line = " ".join(text.split())
+        if line == self._last_line:
+            return
+        self._last_line = line
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+        with contextlib.suppress(sqlite3.OperationalError):  # no room for it
+            self.state.line(level, line)
+
+    def _after(self, error: Exception, failures: int) -> float:
+        """Say what went wrong, and for how long to wait."""
+        longest, level, text = LATEST, "warning", str(error)
+        if isinstance(error, Changed):
+            longest = SOONEST
+        elif isinstance(error, Unreachable):
+            text = f"the aggregator: {error}; it is tried again"
+        elif isinstance(error, Refusal):
+            longest, text = LATEST_REFUSED, f"the aggregator refuses: {error}"
+        elif isinstance(error, INPUT_ERRORS):
+            longest = LATEST
+        elif isinstance(error, OSError | sqlite3.OperationalError):
+            text = f"{self.folder}: {getattr(error, 'strerror', None) or error}; free some room, or mend the folder"
+        elif isinstance(error, MemoryError) or "out of memory" in str(error):
+            text = "there is not enough memory to train; close other programs, or choose another --device"
+        else:
+            level, text = "error", f"a fault: {type(error).__name__}: {error}; it is tried again"
+            logger.error("a step failed", exc_info=error)
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._phase("in trouble", trouble=" ".join(text.split()))
+        self.say(level, text)
+        return min(longest, SOONEST * 2 ** min(failures, 20))
+
+    def _watch(self, done: float, stage: str) -> None:
+        """Called by the trainer after each step: tells, stands still, stops."""
+        if self.stop.is_set():
+            raise Stopped("told to stop")
+        now = time.monotonic()
+        if now - self._told_progress > TELL_PROGRESS:
+            self._told_progress = now
+            self.state.set(progress=round(done, 4), stage=stage)
+            phase = self.state.get("phase")
+            while waits := self._why_wait():
+                self._stand_still(waits)
+                if self.stop.wait(SOONEST):
+                    raise Stopped("told to stop")
+            self._phase(phase)
+        if now - self._looked_at_cases > LOOK_AT_CASES:
+            self._looked_at_cases = now
+            self.trainer.check_cases()
+
+    def _why_wait(self) -> str | None:
+        return why_wait(self.folder, self.settings.data_folder, self.settings.hours)
+
+    def _stand_still(self, why: str) -> float:
+        self._phase(why)
+        self.say("info", why)
+        return 2 * SOONEST
+
+    def _phase(self, phase: str, trouble: str | None = None) -> None:
+        self.state.set(phase=phase, trouble=trouble)
+
+    def _count(self, up: int, down: int) -> None:
+        self._moved += up + (down if down > 2**14 else 0)  # an answer that came is no progress yet
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.state.count(self._round, up, down)
+
+    @contextlib.contextmanager
+    def _warnings_in_log(self) -> Any:
+        """What the libraries warn of, such as an image that has vanished, is said, too."""
+        handler = _Warnings(self.say)
+        names = ("twinseg", "twinfed.client")
+        for name in names:
+            logging.getLogger(name).addHandler(handler)
+        try:
+            yield
+        finally:
+            for name in names:
+                logging.getLogger(name).removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, say: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is None:
+            self._say("warning", record.getMessage())

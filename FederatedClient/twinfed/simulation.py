@@ -1,0 +1,248 @@
+"""`twinfed simulate`: a federation of several sites in one process.
+
+Nothing is simulated but the network: sites train by the site trainer, updates are written, checked and taken in as an
+aggregator does it, models are made by its strategies and stored in its folder, which `twinfed verify` can prove.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twinfed.aggregator.config import FederationConfig
+from twinfed.aggregator.intake import Intake
+from twinfed.aggregator.rounds import Federation
+from twinfed.aggregator.store import Store
+from twinfed.client.initial_model import task_of, write_initial_model
+from twinfed.client.instructions import Instructions
+from twinfed.client.simulated_site import SimulatedSite, phantom_sites
+from twinfed.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Report = Callable[[float, str], None]
+OF_THE_FEDERATION = ("rounds", "epochs", "quorum", "strategy", "upload", "download", "limits", "keep_rounds")
+FOREVER = 1e8  # minutes: nobody is late in a simulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """What is simulated; the file's keys are these fields and those of a federation's file (`OF_THE_FEDERATION`).
+
+    Args:
+        name: of the federation; with the site's name and the round it seeds each training.
+        task: name, or .toml file; `spacing` (mm) and `patch` (voxels) change it.
+        network: preset or table of the network's fields; or `model`: a model file to begin with.
+        sites: name -> folder of labelled cases; or `phantoms`: options of `twinseg phantom`.
+        seed: of the initial weights and the phantoms.
+        learning_rate: highest of each local training; None for the default.
+        local_only: also train every site alone, for as many epochs.
+        twin_epochs: also fine-tune the final model at every site; 0 does not.
+    """
+
+    name: str
+    task: str
+    network: Any = "small"
+    model: Path | None = None
+    sites: Mapping[str, Path] = field(default_factory=dict)
+    phantoms: Mapping[str, Any] = field(default_factory=dict)
+    spacing: Any = None
+    patch: Any = None
+    seed: int = 0
+    learning_rate: float | None = None
+    local_only: bool = False
+    twin_epochs: int = 0
+    federation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bool(self.sites) == bool(self.phantoms):
+            raise InputError("A simulation needs either [sites] (name = folder) or [phantoms]. Name one of them.")
+
+
+def load_simulation(path: Path) -> SimulationConfig:
+    """Read a simulation's TOML file; paths in it are relative to it. Raises InputError."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Name a simulation's TOML file.") from error
+    content["federation"] = {key: content.pop(key) for key in OF_THE_FEDERATION if key in content}
+    try:
+        if str(content.get("task", "")).endswith(".toml"):
+            content["task"] = str(path.parent / content["task"])
+        if "model" in content:
+            content["model"] = path.parent / content["model"]
+        content["sites"] = {name: path.parent / folder for name, folder in content.get("sites", {}).items()}
+        return SimulationConfig(**content)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {str(error).partition('__init__() ')[2] or error}. Correct it.") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def simulate(
+    config: SimulationConfig, output: Path, device: str = "cpu", report: Report = lambda done, stage: None
+) -> dict[str, Any]:
+    """Run a simulation and return what was measured. `output`/federation, an aggregator's folder, begins anew.
+
+    Raises InputError for a configuration or cases that cannot be.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    initial = config.model or _initial_model(config, output)
+    report(0.0, "making or finding the cases")
+    folders = dict(config.sites) or phantom_sites(output / "phantoms", config.phantoms, config.seed)
+    for old in ("federation", "sites"):
+        shutil.rmtree(output / old, ignore_errors=True)
+    store = Store(output / "federation")
+    try:
+        sites = {
+            name: SimulatedSite(name, folder, output / "sites" / name, device, config.learning_rate)
+            for name, folder in sorted(folders.items())
+        }
+        run = _Run(config, store, sites, initial, report)
+        return run.measured()
+    finally:
+        store.close()
+
+
+class _Run:
+    """The rounds of a simulation, and what is measured in them."""
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        store: Store,
+        sites: Mapping[str, SimulatedSite],
+        initial: Path,
+        report: Report,
+    ) -> None:
+        self.config, self.store, self.sites, self.initial, self.report = config, store, sites, initial, report
+        options = {"quorum": len(sites), "keep_rounds": 10**6, **config.federation}
+        agreed = FederationConfig.from_dict(
+            {
+                "name": config.name,
+                "task": Path(config.task).stem,
+                "network": "as the model says",
+                "model": str(initial),
+                "deadline_minutes": FOREVER,
+                **options,
+            }
+        )
+        self.federation = Federation(store, agreed)
+        self.intake = Intake(self.federation)
+        self.rounds: list[dict[str, Any]] = []
+        self.bytes: dict[str, dict[str, int]] = {name: {"up": 0, "down": 0} for name in sites}
+        self.started = time.perf_counter()
+
+    def measured(self) -> dict[str, Any]:
+        agreed = self.federation.config
+        for name, site in self.sites.items():
+            self.federation.accounts.add(name)
+            self.federation.accounts.register(name, site.prepare(self._first))
+        self.federation.advance()
+        self._score(0)
+        while not self._round():
+            pass
+        result: dict[str, Any] = {
+            "name": self.config.name,
+            "task": agreed.task,
+            "strategy": dict(agreed.strategy),
+            "seed": self.config.seed,
+            "rounds": self.rounds,
+            "bytes": {way: sum(row["bytes"][way] for row in self.rounds) for way in ("up", "down")},
+            "model_bytes": self._first.stat().st_size,
+            "federated": self.rounds[-1]["union"],
+        }
+        if self.config.local_only:
+            self.report(0.95, "training every site alone")
+            result["local_only"] = {
+                name: self._everywhere(site.train_alone(agreed.name, self._first, agreed.rounds, agreed.epochs))
+                for name, site in self.sites.items()
+            }
+        if self.config.twin_epochs:
+            self.report(0.98, "fine-tuning the site twins")
+            result["twins"] = {name: self._twin(site) for name, site in self.sites.items()}
+        result["final"] = {name: self._told(name).base for name in self.sites}
+        result["seconds"] = round(time.perf_counter() - self.started, 2)
+        self.report(1.0, f"{agreed.rounds} rounds")
+        return result
+
+    def _round(self) -> bool:
+        """Let the sites that are asked to train for the open round; True when all rounds are over."""
+        number = self.federation.current()["number"]
+        asked = [name for name in self.sites if self._told(name).do == "train"]
+        for position, name in enumerate(asked):
+            done = (number - 1 + position / len(asked)) / self.federation.config.rounds
+            self.report(0.94 * done, f"round {number} of {self.federation.config.rounds}: {name}")
+            told, site = self._told(name), self.sites[name]
+            update, digest = site.update(told, self._fetch(name, told))
+            self.bytes[name]["up"] += update.stat().st_size
+            self.intake.check_may_send(name, number, digest)
+            self.intake.receive(name, number, digest, update)
+        self.federation.advance()
+        over = self._told(next(iter(self.sites))).do == "finished"
+        if over or self.federation.current()["number"] > number:
+            self._score(number)
+        elif not asked:
+            raise InputError("No site may train, and the round does not close. Lower the quorum.")
+        return over
+
+    def _score(self, number: int) -> None:
+        """What the model of each site is worth after a round, on its test cases and on those of all."""
+        each = {name: site.score(self._fetch(name, self._told(name))) for name, site in self.sites.items()}
+        row = self.store.row("SELECT weights FROM rounds WHERE number = ?", number)
+        self.rounds.append(
+            {
+                "round": number,
+                "sites": {name: _mean(scores) for name, scores in each.items()},
+                "union": _mean([dice for scores in each.values() for dice in scores]),
+                "weights": json.loads(row["weights"]) if row and row["weights"] else {},
+                "bytes": {way: sum(one[way] for one in self.bytes.values()) for way in ("up", "down")},
+                "bytes_by_site": self.bytes,
+            }
+        )
+        self.bytes = {name: {"up": 0, "down": 0} for name in self.sites}
+
+    def _everywhere(self, weights: Mapping[str, Any]) -> float | None:
+        return _mean([dice for site in self.sites.values() for dice in site.score(weights)])
+
+    def _twin(self, site: SimulatedSite) -> dict[str, float | None]:
+        model = self._fetch(site.name, self._told(site.name))
+        tuned = site.fine_tune(self.config.name, model, self.config.twin_epochs)
+        return {"global": _mean(site.score(model)), "twin": _mean(site.score(tuned))}
+
+    def _told(self, name: str) -> Instructions:
+        return Instructions.from_dict(self.federation.instructions(name))
+
+    @property
+    def _first(self) -> Path:
+        """The model that the first round began from."""
+        row = self.store.row("SELECT bases FROM rounds WHERE number = 1")
+        assert row is not None
+        return self.store.file(json.loads(row["bases"])["0"])
+
+    def _fetch(self, name: str, told: Instructions) -> Path:
+        row = self.store.row("SELECT file FROM deltas WHERE model = ?", told.base)
+        delta = self.store.file(row["file"]) if row else None
+        path, count = self.sites[name].fetch(told, self.store.file(told.base), delta)
+        self.bytes[name]["down"] += count
+        return path
+
+
+def _initial_model(config: SimulationConfig, output: Path) -> Path:
+    changes = {key: value for key in ("spacing", "patch") if (value := getattr(config, key)) is not None}
+    path = output / "initial.safetensors"
+    write_initial_model(path, task_of(config.task, changes), config.network, config.seed)
+    return path
+
+
+def _mean(scores: list[float]) -> float | None:
+    return sum(scores) / len(scores) if scores else None

@@ -1,0 +1,91 @@
+"""Three sites and an aggregator: the rounds come to an end, and their result is that of the simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinfed.aggregator.verify import faults
+from twinfed.client.site_state import read_state
+from twinfed.simulation import SimulationConfig, simulate
+
+SITES = ("SITE-01", "SITE-02", "SITE-03")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": {"name": "adaptive"}},
+        {"strategy": {"name": "fedprox", "mu": 1.0}, "upload": {"keep": 0.3, "bits": 8}, "download": {"bits": 16}},
+    ],
+    ids=["plain", "compressed both ways"],
+)
+def test_sites_over_http_make_the_model_of_the_simulation(
+    tmp_path: Path,
+    cohort: Path,
+    initial_model: Path,
+    aggregator: Any,
+    join: Any,
+    until: Any,
+    read: Any,
+    options: dict[str, Any],
+) -> None:
+    config = SimulationConfig(
+        name="trial",
+        task="brats-glioma",
+        model=initial_model,
+        sites={name: cohort / name for name in SITES},
+        learning_rate=3e-3,
+        federation={"rounds": 2, **options},
+    )
+    there = aggregator(rounds=2, **options)
+
+    measured = simulate(config, tmp_path / "simulated")
+    for name, token in there.tokens.items():
+        join(there.url, token, name, cohort / name)
+    until(lambda: there.finished)
+
+    simulated = read(tmp_path / "simulated" / "sites" / SITES[0] / f"{measured['final'][SITES[0]]}.safetensors")
+    real = read(there.final_model())
+    assert real.keys() == simulated.keys()
+    assert max(float(np.abs(real[name] - simulated[name]).max()) for name in real) < 1e-4
+    assert any(np.abs(real[name] - read(initial_model)[name]).max() > 1e-3 for name in real)
+    assert list(faults(there.store.folder)) == []
+
+
+def test_real_processes_finish_the_rounds_and_leave_twins(
+    tmp_path: Path, cohort: Path, initial_model: Path, twinfed: Any, until: Any, aggregator: Any
+) -> None:
+    there = aggregator(rounds=2)
+    processes = []
+    for name, token in there.tokens.items():
+        (tmp_path / f"{name}.token").write_text(token)
+        words = ["join", there.url, "--token-file", tmp_path / f"{name}.token", "--folder", tmp_path / name]
+        words += [
+            "--data",
+            cohort / name,
+            "--device",
+            "cpu",
+            "--longest-poll",
+            "0.2",
+            "--learning-rate",
+            "0.003",
+            "--normal-priority",
+        ]
+        processes.append(twinfed(*words, log=tmp_path / f"{name}.log"))
+
+    codes = [process.wait(timeout=500) for process in processes]
+
+    assert codes == [0, 0, 0], (tmp_path / "SITE-01.log").read_text()
+    assert there.finished
+    for name in SITES:
+        state = read_state(tmp_path / name)
+        assert [row["phase"] for row in state["rounds"]] == ["sent", "sent"]
+        assert state["facts"]["phase"] == "finished"
+        assert [row["round"] for row in state["twins"]][-1] == 2
+        assert sum(row["up"] for row in state["traffic"]) >= sum(row["bytes"] for row in state["rounds"])
+    print(json.dumps(read_state(tmp_path / SITES[0])["lines"], indent=0))
