@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path}: the file is damaged or cut short; copy or download it again")
     try:
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: the file is damaged or cut short; copy or download it again") from error
     if not image.header["sform_code"] and not image.header["qform_code"]:
         logger.warning("%s: the header states no orientation (qform and sform code 0); left-right is a guess", path)

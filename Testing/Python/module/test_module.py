@@ -180,7 +180,7 @@ def test_another_task_has_other_sequences_and_models(slicer_host, module_widget,
     assert "No model for Liver" in ui.segmentButton.toolTip
     ui.taskComboBox.setCurrentIndex(ui.taskComboBox.findData("brats-glioma"))
     assert list(widget.inputsPanel.selectors) == ["t1", "t1ce", "t2", "flair"]
-    assert "240 synthetic patients" in ui.modelLabel.text
+    assert "synthetic heads" in ui.modelLabel.text
 
 
 def test_what_is_chosen_is_saved_with_the_scene(slicer_host, module_widget, phantom, add_result, tmp_path):
