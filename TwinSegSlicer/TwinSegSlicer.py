@@ -1,4 +1,4 @@
-"""TwinSegSlicer: segments tumours in 3D Slicer and takes in their corrections. The inside is TwinSegSlicerLib."""
+"""TwinSegSlicer: segments tumours in 3D Slicer, and follows them over time. The inside is TwinSegSlicerLib."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from TwinSegSlicerLib.SegmentationResult import SECONDS
 from TwinSegSlicerLib.Segmenter import OnError, OnFinished, Segmenter
 from TwinSegSlicerLib.SegmentPanel import SegmentPanel
 from TwinSegSlicerLib.SelfTest import SelfTest
+from TwinSegSlicerLib.TwinPanel import TwinPanel
 from TwinSegSlicerLib.Worker import WorkerProcess
 
 
@@ -35,8 +36,7 @@ class TwinSegSlicer(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.contributors = ["The TwinSegSlicer contributors"]
         self.parent.helpText = _(
-            "Segments tumours of the brain, the liver and more, with volumes and uncertainty. Corrections are kept in "
-            "a queue on this computer; nothing is sent. For research only: not a medical device."
+            "Segments tumours and follows them over time; nothing is sent. For research only: not a medical device."
         )
         self.parent.helpText += self.getDefaultModuleDocumentationLink()
         self.parent.acknowledgementText = _("Reproduces and joins what TwinSegNet and FedSegNet describe.")
@@ -50,8 +50,7 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self._parameterNode = None
-        self._parameterNodeGuiTag = None
+        self._parameterNode = self._parameterNodeGuiTag = None
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -66,18 +65,19 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.resultPanel = ResultPanel(self.ui)
         self.correctionPanel = CorrectionPanel(self.ui, self.logic.corrections, self._select)
         self.batchPanel = BatchPanel(self.ui.batchCollapsibleButton, self.logic.segmenter, lambda: self._parameterNode)
+        self.twinPanel = TwinPanel(self.ui, self.logic.worker, lambda: self._parameterNode)
         self.ui.segmentButton.connect("clicked(bool)", self.onSegment)
         self.ui.cancelButton.connect("clicked(bool)", self.logic.segmenter.cancel)
         self.logic.segmenter.runningChanged.connect(self._checkCanApply)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEnd)
-        # What the parameter node refers to may come into the scene after it.
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEnd)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):  # references may come in later
+            self.addObserver(slicer.mrmlScene, event, self.onSceneEnd)
         self.initializeParameterNode()
 
     def cleanup(self):
         self.batchPanel.clear()
         self.setParameterNode(None)
+        self.twinPanel.stop()
         self.logic.stop()
         self.removeObservers()
 
@@ -95,6 +95,7 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self.batchPanel.clear()
+        self.twinPanel.clear()
         self.logic.segmenter.cancel()
         self.setParameterNode(None)
 
@@ -132,8 +133,8 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onParameters(self, caller=None, event=None):
         node = self._parameterNode.segmentation if self._parameterNode is not None else None
         self.inputsPanel.update()
-        self.resultPanel.show(node)
-        self.correctionPanel.show(node)
+        for panel in (self.resultPanel, self.correctionPanel, self.twinPanel):
+            panel.show(node)
         self._checkCanApply()
 
     def _checkCanApply(self, caller=None, event=None):
@@ -158,8 +159,7 @@ class TwinSegSlicerLogic(ScriptedLoadableModuleLogic):
         return TwinSegSlicerParameterNode(super().getParameterNode())
 
     def segment(self, volumesBySequence, parameters: SegmentParameters, onFinished: OnFinished, onError: OnError):
-        """Segment beside the window; ends with `onFinished(segmentation node)` or `onError(WorkerError)`. Raises
-        ValueError, at once, for volumes that cannot be segmented."""
+        """Segment beside the window; then `onFinished(node)` or `onError(WorkerError)`. Raises ValueError, too."""
         self.segmenter.segment(volumesBySequence, parameters, onFinished, onError)
 
     def stop(self):

@@ -2,11 +2,12 @@
 
     python Testing/Benchmarks/growth.py [--quick] [--json FILE] [--phantoms N] [--first N] [--members N]
 
-1. Cells after 180 days at the default step against a step ten times finer, over the corners of the prior's range.
+1. Cells after up to 180 days at the default step against a step ten times finer, over the corners of the prior's range.
 2. The front's speed against 2 sqrt(D rho) in one dimension: from the travelling wave, and from a sharp edge, where a
    front lags by 3/2 sqrt(D / rho) ln(t) (Bramson 1983), so that the speed between two late times is compared with
-   the theory after this lag is taken off.
-3. 270 days on a 77 x 116 x 36 grid, beside an explicit scheme (the phantoms' own) at its largest stable step.
+   the theory after this lag is taken off. On voxels wider than the front the wave is not the lattice's own and has to
+   adapt first: the second figure is the one to go by there.
+3. 270 days on a 77 x 116 x 36 grid, beside an explicit scheme (the phantoms' own) at its largest step for 1 % error.
 4. A posterior of 500 members from three visits.
 5. Calibration: synthetic patients whose truth is made on a finer grid by the phantoms' explicit scheme, whose
    parameters come from the prior, and whose volumes are measured with 6 % error. Of their sealed fourth visits, and of
@@ -145,23 +146,29 @@ def speed_error(diffusion: float, proliferation: float, spacing: float, sharp: b
 
 def front_speeds(quick: bool) -> list[dict[str, Any]]:
     """Errors of the front's speed, by width of the front in voxels."""
+    places = [(0.16, 0.0226, 2.0), (0.16, 0.0226, 1.0), (0.16, 0.0226, 4.0), (1.3, 0.0365, 4.0), (0.1, 0.1, 2.0)]
     rows = []
-    for spacing in (2.0,) if quick else (0.5, 1.0, 2.0, 4.0):
-        for diffusion, proliferation in CORNERS[:1] if quick else ((0.16, 0.0226), (1.3, 0.0365), (0.1, 0.1)):
-            row = {"diffusion": diffusion, "proliferation": proliferation, "spacing_mm": spacing}
-            row["from_wave_percent"] = speed_error(diffusion, proliferation, spacing, sharp=False)
-            row["from_edge_percent"] = speed_error(diffusion, proliferation, spacing, sharp=True)
-            rows.append(row)
+    for diffusion, proliferation, spacing in places[:1] if quick else places:
+        row: dict[str, Any] = {"diffusion": diffusion, "proliferation": proliferation, "spacing_mm": spacing}
+        row["voxels_a_width"] = np.sqrt(diffusion / proliferation) / spacing
+        row["from_wave_percent"] = speed_error(diffusion, proliferation, spacing, sharp=False)
+        row["from_edge_percent"] = speed_error(diffusion, proliferation, spacing, sharp=True)
+        rows.append(row)
     return rows
 
 
 def explicit_seconds(diffusion: float, proliferation: float, days: float) -> float:
-    """Seconds of the phantoms' explicit scheme on the same grid."""
+    """Seconds of the phantoms' explicit scheme on the same grid at 1 % error.
+
+    Its steps are of first order: a front's speed is low by rho * days / 4, which bounds them beside stability.
+    """
     brain, white = head((77, 116, 36), 2.0, 0)
     field = np.where(white, diffusion, diffusion / 7.5).astype(np.float32) * brain
     density = initial_density(brain.shape, 2.0, np.array([[60.0, 100.0, 36.0]]), 5.0) * brain
     began = time.perf_counter()
-    GrowthSolver(field, 2.0, proliferation).advance(density, days)
+    solver, steps = GrowthSolver(field, 2.0, proliferation), int(np.ceil(days * proliferation / 0.04))
+    for _ in range(steps):
+        density = solver.advance(density, days / steps)
     return time.perf_counter() - began
 
 

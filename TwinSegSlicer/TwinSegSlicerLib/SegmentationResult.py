@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,19 @@ class PreparedResult:
 
 def prepareResult(labelsFile: Path, uncertaintyFile: Path | None, task: Task) -> PreparedResult:
     """Read the worker's files, (I, J, K), and cut out what is drawn. For a thread: touches neither scene nor widget."""
-    labels = np.ascontiguousarray(np.load(labelsFile, allow_pickle=False).T)
+    prepared = prepareLabels(np.ascontiguousarray(np.load(labelsFile, allow_pickle=False).T), task)
+    if uncertaintyFile is None:
+        return prepared
+    uncertainty = np.ascontiguousarray(np.load(uncertaintyFile, allow_pickle=False).T)
+    box = prepared.box
+    drawn = uncertainty[box][prepared.labels[box] > 0]
+    # Where nothing was drawn, the voxel that came closest to a tumour decides how worthwhile a look is.
+    mean = float(drawn.mean() if drawn.size else uncertainty.max())
+    return replace(prepared, uncertainty=uncertainty, meanUncertainty=mean)
+
+
+def prepareLabels(labels: NDArray[Any], task: Task) -> PreparedResult:
+    """A label map (K, J, I), contiguous, ready to be drawn. For a thread."""
     box = drawnBox(labels > 0)
     masks = {}
     for region in task.regions:
@@ -56,13 +68,7 @@ def prepareResult(labelsFile: Path, uncertaintyFile: Path | None, task: Task) ->
         part = drawnBox(inside)
         whole = tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part, strict=True))
         masks[region.name] = (whole, inside[part].astype(np.uint8))
-    if uncertaintyFile is None:
-        return PreparedResult(labels, box, masks, None, 0.0)
-    uncertainty = np.ascontiguousarray(np.load(uncertaintyFile, allow_pickle=False).T)
-    drawn = uncertainty[box][labels[box] > 0]
-    # Where nothing was drawn, the voxel that came closest to a tumour decides how worthwhile a look is.
-    mean = float(drawn.mean() if drawn.size else uncertainty.max())
-    return PreparedResult(labels, box, masks, uncertainty, mean)
+    return PreparedResult(labels, box, masks, None, 0.0)
 
 
 def drawnBox(mask: NDArray[np.bool_]) -> Box:
@@ -133,12 +139,12 @@ def _addSegmentation(
     wasModifying = node.StartModify()
     _place(node, None if grid.isResampled else referenceNode.GetParentTransformNode())
     _setReferenceGeometry(node, referenceNode, grid)
-    _addSegments(node, prepared, task, slicer.util.vtkMatrixFromArray(grid.localMatrix))
+    addSegments(node, prepared, task, slicer.util.vtkMatrixFromArray(grid.localMatrix))
     node.SetAttribute(REFERENCE, reference)
     for sequence, image in images.items():
         node.SetNodeReferenceID(IMAGE + sequence, image.GetID())
     node.EndModify(wasModifying)
-    _setDisplay(node, task)
+    setDisplay(node, task)
     return node
 
 
@@ -233,7 +239,7 @@ def _setReferenceGeometry(node: Any, reference: Any, grid: NodeImage) -> None:
         )
 
 
-def _addSegments(node: Any, prepared: PreparedResult, task: Task, matrix: Any) -> None:
+def addSegments(node: Any, prepared: PreparedResult, task: Task, matrix: Any) -> None:
     """Regions that nest get a layer each; the labels, which exclude each other, share one."""
     for region in regionSegments(task).values():
         box, mask = prepared.masks[region.name]
@@ -273,7 +279,7 @@ def _binaryLabelmap() -> str:
     return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
 
-def _setDisplay(node: Any, task: Task) -> None:
+def setDisplay(node: Any, task: Task) -> None:
     """Labels are filled in the slices, regions outlined; in 3D the outer regions are seen through."""
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
@@ -316,7 +322,8 @@ def _addTable(name: str, task: Task, volumes: Mapping[str, Mapping[str, float]])
         columns[title].SetName(title)
     for region in (region for region in task.regions if region.name in volumes):
         measured = volumes[region.name]
-        row = [f"{region.name}  {region.title}", *(round(measured[key], 1) for key in ("volume", "low", "high"))]
+        numbers = [measured[key] for key in ("volume", "low", "high")]
+        row = [f"{region.name}  {region.title}", *(round(mL, 2 if mL < 10 else 1) for mL in numbers)]
         for column, value in zip(columns.values(), row, strict=True):
             column.InsertNextValue(value)
     for column in columns.values():
@@ -329,13 +336,13 @@ def _addTable(name: str, task: Task, volumes: Mapping[str, Mapping[str, float]])
 def _addModelLabels(name: str, prepared: PreparedResult, matrix: Any) -> Any:
     """What the model drew, kept to compare a correction with; it is not shown."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{name} (uncorrected)")
-    _setVoxels(node, prepared.labels, matrix)
+    setVoxels(node, prepared.labels, matrix)
     return node
 
 
 def _addUncertainty(name: str, array: NDArray[np.float32], matrix: Any) -> Any:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} uncertainty")
-    _setVoxels(node, array, matrix)
+    setVoxels(node, array, matrix)
     # Not by CreateDefaultDisplayNodes, which first looks for a window in all voxels: 200 ms.
     display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
     display.SetAutoWindowLevel(False)
@@ -348,7 +355,7 @@ def _addUncertainty(name: str, array: NDArray[np.float32], matrix: Any) -> Any:
     return node
 
 
-def _setVoxels(node: Any, array: NDArray[Any], matrix: Any) -> None:
+def setVoxels(node: Any, array: NDArray[Any], matrix: Any) -> None:
     image = vtk.vtkImageData()
     image.SetDimensions(*array.shape[::-1])
     image.GetPointData().SetScalars(_vtkArray(array))
@@ -383,7 +390,8 @@ def _uncertaintyColors() -> Any:
 def _fileBeside(reference: Any, nodes: list[Any]) -> None:
     """In the subject hierarchy, results belong to the study of their image."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(reference))
+    own = hierarchy.GetItemByDataNode(reference)  # 0 for a hidden volume
+    parent = hierarchy.GetItemParent(own) if own else 0
     for node in nodes:
         if parent and (item := hierarchy.GetItemByDataNode(node)):
             hierarchy.SetItemParent(item, parent)

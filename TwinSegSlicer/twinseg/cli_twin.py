@@ -12,7 +12,9 @@ import typer
 from twinseg.errors import InputError
 from twinseg.terminal import Json, finish, print_table, progress_bar
 
-twin_app = typer.Typer(no_args_is_help=True, help="The patient twin: scans over time, response, report.")
+twin_app = typer.Typer(
+    no_args_is_help=True, help="The patient twin: scans over time, adaptation, response, forecast, report."
+)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the patient's twin.")]
 
@@ -101,6 +103,7 @@ def add(
     )
     if known is not None:
         twin.set_document("treatments.json", known)
+    scored = _scored(twin)
     volumes = timeline(twin)[-1].volumes or {}
     lesions = lesion_history(twin).lesions.get(point.name, ())
     measured = {
@@ -109,11 +112,95 @@ def add(
         "registration": point.registration,
         "volumes_ml": {name: {"volume": value, "standard_deviation": sd} for name, (value, sd) in volumes.items()},
         "lesions": [dataclasses.asdict(lesion) for lesion in lesions],
+        "forecasts_scored": scored,
         **_head(twin),
     }
     said = ", ".join(f"{name} {value:.1f} ± {sd:.1f} mL" for name, (value, sd) in volumes.items())
     fit = "" if point.registration is None else f", agreement with the baseline {point.registration['agreement']:.2f}"
     finish(f"{folder}: day {point.day:g} added, {len(lesions)} lesions, {said}{fit}", measured, json_file)
+
+
+@twin_app.command()
+def adapt(
+    folder: Folder,
+    model: Annotated[Path | None, typer.Option(help="Base model file; else the task's starter model.")] = None,
+    roll_back: Annotated[bool, typer.Option("--roll-back", help="Use the model before the last one again.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    json_file: Json = None,
+) -> None:
+    """Fit a model to the patient's own corrected scans; it is used only if it is not worse on held-out voxels."""
+    from twinseg.inference import choose_device
+    from twinseg.segmentation import load_network, starter_model
+    from twinseg.tasks import load_task
+    from twinseg.twin import adaptation, adaptation_delta
+    from twinseg.twin.store import Twin
+
+    twin = Twin.open(folder)
+    task = load_task(twin.task)
+    base = load_network(model or starter_model(task.name), task)
+    if roll_back:
+        before = adaptation_delta.roll_back(twin, base.hash)
+        now = "the base model" if before is None else f"the adapted model {before.name}"
+        used = None if before is None else before.name
+        finish(f"{folder}: rolled back to {now}", {"in_use": used, "base": base.hash, **_head(twin)}, json_file)
+        return
+    with progress_bar("adapting") as bar:
+        adapted = adaptation.adapt(twin, base, device=choose_device(device), report=lambda *said: bar(*said))
+    record = adaptation.keep(twin, adapted)
+    current = adaptation_delta.active_delta(twin, base.hash)
+    measured = {"delta": record.name, "in_use": None if current is None else current.name, "base": base.hash}
+    line = f"{folder}: adapted model {record.name} in {adapted.seconds:.0f} s. {adapted.reason}"
+    finish(line, {**measured, **adapted.to_json(), **_head(twin)}, json_file)
+
+
+@twin_app.command()
+def forecast(
+    folder: Folder,
+    region: Annotated[str | None, typer.Option(help="Region; else the one that lesions are followed in.")] = None,
+    growth: Annotated[str, typer.Option(help="space (with a map) or curve (volumes alone, quicker).")] = "space",
+    horizon: Annotated[float, typer.Option(help="Days after the last scan.")] = 180.0,
+    map_day: Annotated[float, typer.Option(help="Days after the last scan of the probability map.")] = 90.0,
+    treatment_day: Annotated[float, typer.Option(help="Days after the last scan when treatment would begin.")] = 14.0,
+    dose_map: Annotated[Path | None, typer.Option(help="Dose in Gy for 60 Gy, in the baseline's space.")] = None,
+    probability: Annotated[Path | None, typer.Option(help="Write the probability map to this file as well.")] = None,
+    members: Annotated[int, typer.Option(help="Samples of the posterior.")] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    json_file: Json = None,
+) -> None:
+    """Forecast the volume under several treatments, with its bands. Research only: not for treatment decisions."""
+    from twinseg.inference import choose_device
+    from twinseg.twin.outlook import OutlookConfig, look_ahead, seal
+    from twinseg.twin.outlook_table import forecast_table
+    from twinseg.twin.store import Twin
+    from twinseg.volumes import Volume, read_image, write_volume
+
+    if probability is not None and (growth == "curve" or not probability.parent.is_dir()):
+        raise InputError(f"{probability}: only growth in space gives a map, and its folder must exist")
+    twin = Twin.open(folder)
+    config = OutlookConfig(
+        region=region,
+        growth=growth,
+        days_ahead=tuple(horizon * n / 12 for n in range(1, 13)),
+        map_days_ahead=map_day,
+        treatment_days_ahead=treatment_day,
+        dose_map=None if dose_map is None else read_image(dose_map),
+        members=members,
+        device=str(choose_device(device)),
+    )
+    scored = _scored(twin)
+    with progress_bar("forecasting") as bar:
+        outlook = look_ahead(twin, config, lambda *said: bar(*said))
+    record = seal(twin, outlook)
+    told = outlook.to_json()
+    if probability is not None and outlook.forecasts[0].probability is not None and twin.frame is not None:
+        write_volume(probability, Volume(outlook.forecasts[0].probability, twin.frame.affine))
+    last = told["last"]["day"]
+    title = f"{outlook.region} in mL: median and 90 % band, days after the scan of day {last:g}"
+    print_table(title, *forecast_table(told))
+    for note in outlook.notes:
+        typer.echo(note)
+    line = f"{folder}: forecast {record.name} sealed"
+    finish(line, {"record": record.name, **told, "forecasts_scored": scored, **_head(twin)}, json_file)
 
 
 @twin_app.command()
@@ -161,14 +248,15 @@ def report(
     pdf: Annotated[Path | None, typer.Option(help="PDF file to write as well.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Write the patient's page: timeline, pictures, response, provenance."""
+    """Write the patient's page: timeline, pictures, response, forecast, provenance."""
+    from twinseg.twin.outlook_score import newest_bands
     from twinseg.twin.report import write_report
     from twinseg.twin.store import Twin
 
     twin = Twin.open(folder)
     if not twin.timepoints:
         raise InputError(f"{folder}: it has no scan to report on; add one (twinseg twin add)")
-    write_report(twin, output, pdf)
+    write_report(twin, output, pdf, forecast=newest_bands(twin))
     finish(f"{output}: report on {twin.pseudonym} written", {"html": output, "pdf": pdf, **_head(twin)}, json_file)
 
 
@@ -283,6 +371,18 @@ def _settings(entries: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
+
+
+def _scored(twin: Any) -> list[dict[str, Any]]:
+    """Score the forecasts that new scans allow to, and say how they fared."""
+    if not twin.records("forecasts"):
+        return []
+    from twinseg.twin.outlook_score import score_forecasts
+
+    told = [{"forecast": record.name, **record.scores[-1]} for record in score_forecasts(twin)]
+    for score in told:
+        typer.echo(score["words"])
+    return told
 
 
 def _head(twin: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_the_table_tells_millilitres_with_an_interval(slicer_host, add_result):
 
     assert [table.GetTable().GetColumnName(column) for column in range(4)] == ["Region", "mL", "from", "to"]
     assert table.GetCellText(0, 0) == "WT  Whole tumour"
-    assert [table.GetTable().GetValue(0, column).ToDouble() for column in (1, 2, 3)] == [0.9, 0.8, 1.0]
+    assert [table.GetTable().GetValue(0, column).ToDouble() for column in (1, 2, 3)] == [0.9, 0.8, 1.04]
 
 
 def test_the_uncertainty_is_an_overlay_on_request(slicer_host, add_result):

@@ -129,3 +129,13 @@ def test_a_vanished_lesion_can_be_fitted() -> None:
 
     assert np.isfinite(posterior.samples).all()
     assert np.median(posterior.samples[:, 3]) > 0.06  # more sensitive than the prior's median
+
+
+@pytest.mark.parametrize("kind", ["gompertz", "logistic"])
+def test_a_tumour_that_shrinks_untreated_is_not_explained_and_that_is_said(kind: Kind) -> None:
+    visits = [Visit(0.0, 55.0, 2.0), Visit(110.0, 40.0, 1.5), Visit(160.0, 44.0, 1.5)]
+
+    posterior = GrowthCurve(visits[0], kind, steps=400).fit(visits, UNTREATED)
+
+    assert np.isfinite(posterior.samples).all()
+    assert any("does not explain day 110" in note for note in posterior.notes)

@@ -49,6 +49,8 @@ class CoarseGrid:
         high = np.minimum([h[-1] for h in held] + reach + 1, mask.shape)
         wanted = max(2.0, float(np.prod((high - low) * spacing) / voxels) ** (1 / 3))
         self.block = np.maximum(1, np.round(wanted / spacing)).astype(int)
+        if np.prod((high - low) / self.block) > 1.5 * voxels:
+            self.block = np.ceil(wanted / spacing).astype(int)
         self.counts = -((low - high) // self.block)
         self.low = low
         self.brain_shape = mask.shape

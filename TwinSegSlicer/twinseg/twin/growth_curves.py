@@ -63,9 +63,10 @@ class GrowthCurve:
         effect = TreatmentEffect(treatments)
         error, growth, headroom, alpha, chemo_kill = parameters.T
         volume = self.start.volume_ml * np.exp(error)
+        headroom = np.maximum(headroom, 1e-9)
         capacity = volume + headroom
         share = volume / capacity
-        rate = growth / (1 - share) if self.kind == "logistic" else growth / -np.log(share)
+        rate = growth * capacity / headroom if self.kind == "logistic" else growth / np.log1p(headroom / volume)
         volumes, day = np.empty((len(parameters), len(days))), self.start.day
         for number, until in enumerate(days):
             pieces = effect.pieces(day, until) if until > day else []
@@ -96,7 +97,8 @@ class GrowthCurve:
 
             deviates, effective = _sample(log_posterior, prior, self.steps, self.members, seed)
             samples = prior.from_normal(deviates)
-        notes = posterior_notes(effective, visits, treatments)
+        explained = model.simulate(samples[:100], [visit.day for visit in later], treatments)
+        notes = posterior_notes(effective, visits, explained, treatments)
         return Posterior(model, prior.names, samples, visits, treatments, bool(later), effective, notes)
 
     def continued(

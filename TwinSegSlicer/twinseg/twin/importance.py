@@ -34,7 +34,8 @@ def importance_sample(
     """`members` equally likely posterior samples (members,p), and the effective size of the weighted ones behind them.
 
     `simulate` takes samples (n,p) and gives (n,m): what `measured` (m,) shows with normal errors `sd` (m,). It is run
-    for `members` samples. Parameters that are not `informed` have no influence on it: they keep their prior.
+    for `members` samples. Parameters that are not `informed` have no influence on it, nor on what the prior
+    allows: they keep their prior.
     """
     rng = np.random.default_rng(seed)
     columns = [prior.names.index(name) for name in informed]
@@ -52,8 +53,11 @@ def importance_sample(
         results = np.concatenate([results, simulate(prior.from_normal(new))])
     log_weights = prior.log_density(deviates) - _mixture(proposals, deviates)
     weights = _normalised(log_weights + _log_likelihood(results, measured, sd))
-    chosen = _systematic(weights, members, rng)
-    return prior.from_normal(deviates[chosen]), float(1.0 / (weights**2).sum())
+    chosen = deviates[_systematic(weights, members, rng)]
+    # What nothing informs has its prior exactly, not as the few samples with weight happen to have it
+    others = np.setdiff1d(np.arange(chosen.shape[1]), columns)
+    chosen[:, others] = rng.standard_normal((members, len(others)))
+    return prior.from_normal(chosen), float(1.0 / (weights**2).sum())
 
 
 def _led_round(

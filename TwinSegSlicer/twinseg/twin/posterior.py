@@ -28,6 +28,9 @@ LEAST_RELATIVE_ERROR = 0.02
 VOLUME_FLOOR_ML = 0.1
 """Volumes are compared as ln(volume + this): a vanished lesion is then a large but finite change."""
 
+POOR_FIT_SD = 3.0
+"""A fitted volume this many standard deviations off means that the model does not hold for the patient."""
+
 PRIOR_ONLY = "One time point: growth is not known for this patient, this is what is known of patients in general."
 
 
@@ -204,14 +207,24 @@ class Posterior:
         }
 
 
-def posterior_notes(effective_size: float, visits: Sequence[Visit], treatments: Treatments) -> tuple[str, ...]:
-    """What a reader of this posterior must know, in plain words."""
-    notes = list(treatments.assumptions())
-    if len(visits) == 1:
-        notes.insert(0, PRIOR_ONLY)
-    elif effective_size < 30:
-        notes.insert(0, f"The fit is poor: only {effective_size:.0f} independent samples explain the measured volumes.")
-    return tuple(notes)
+def posterior_notes(
+    effective_size: float, visits: Sequence[Visit], explained_ml: Array, treatments: Treatments
+) -> tuple[str, ...]:
+    """What a reader of this posterior must know, in plain words.
+
+    `explained_ml` (n, visits - 1) are volumes of the later visits, simulated with samples of the posterior.
+    """
+    notes = [PRIOR_ONLY] if len(visits) == 1 else []
+    if len(visits) > 1 and effective_size < 30:
+        notes.append(f"The fit is rough: it rests on only {effective_size:.0f} independent samples.")
+    for visit, volumes in zip(visits[1:], explained_ml.T, strict=True):
+        apart = abs(float(np.median(log_volume(volumes))) - visit.log_volume) / visit.log_sd
+        if apart > POOR_FIT_SD:
+            notes.append(
+                f"The model does not explain day {visit.day:g}: {visit.volume_ml:.1f} mL were measured, "
+                f"{float(np.median(volumes)):.1f} mL is the nearest it comes. Do not rely on its forecast."
+            )
+    return (*notes, *treatments.assumptions())
 
 
 def treated_between(visits: Sequence[Visit], treatments: Treatments) -> bool:

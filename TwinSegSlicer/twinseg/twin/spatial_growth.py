@@ -142,7 +142,8 @@ class SpatialGrowth:
                 members=self.members,
                 seed=seed,
             )
-        notes = posterior_notes(effective, visits, treatments)
+        explained = model.simulate(samples[:40], [visit.day for visit in visits[1:]], treatments)
+        notes = posterior_notes(effective, visits, explained, treatments)
         return Posterior(model, prior.names, samples, visits, treatments, len(visits) > 1, effective, notes)
 
     def continued(

@@ -24,10 +24,13 @@ from twinseg.twin.treatments import Treatments
 
 Array = NDArray[np.float64]
 
-WIDTHS_MM = np.geomspace(0.32, 6.0, 12)
+WIDEST_MM, COUNT = 6.0, 12
 RATIOS = np.array([3.5, 7.0, 14.0])
 SHIFTS = np.linspace(-4.0, 4.0, 17)
 SEED_RADIUS_MM = 2.0
+
+LONGEST_AGE = 250.0
+"""In units of 1 / rho: time for a front of the least width to cross 80 mm of white matter, or 40 mm of grey."""
 
 
 class StartDensities:
@@ -36,6 +39,8 @@ class StartDensities:
     def __init__(self, grid: CoarseGrid, distance: Array, volume_ml: float, visible_density: float) -> None:
         self.grid, self.visible_density = grid, visible_density
         self.wanted = min(volume_ml, 0.9 * grid.tissue_ml) / grid.voxel_ml
+        # Fronts much narrower than a voxel are all alike
+        self.widths = np.geomspace(max(0.32, 0.14 * min(grid.spacing)), WIDEST_MM, COUNT)
         self.levels = torch.logit(self._laid_out(self._grown(distance), distance).clamp(1e-30, 1 - 1e-6))
         # Moving in logistic time adds to the logit: so many voxels are visible then
         self.voxels = torch.stack([self._count(self.levels + float(shift)) for shift in SHIFTS]).cpu().numpy()
@@ -47,7 +52,7 @@ class StartDensities:
         """
         levels = torch.zeros((*self.levels.shape[:3], len(width_mm)), device=self.levels.device)
         voxels = np.zeros((len(SHIFTS), len(width_mm)))
-        for a, share_a in _between(np.log(width_mm), np.log(WIDTHS_MM)):
+        for a, share_a in _between(np.log(width_mm), np.log(self.widths)):
             for b, share_b in _between(np.log(white_to_grey), np.log(RATIOS)):
                 which, share = a * len(RATIOS) + b, share_a * share_b
                 levels += self.levels[..., torch.as_tensor(which)] * self.grid.tissue.samples(share)
@@ -67,19 +72,25 @@ class StartDensities:
 
     def _grown(self, distance: Array) -> Tensor:
         """Densities (X,Y,Z, widths x ratios) at the moment when as many voxels are visible as in the mask."""
-        widths, ratios = (values.ravel() for values in np.meshgrid(WIDTHS_MM, RATIOS, indexing="ij"))
-        none = np.zeros_like(widths)
+        seed = self.grid.tissue.samples(self._droplet(distance))[..., None]
+        # Narrow fronts take many times the steps of wide ones
+        parts = np.array_split(self.widths, 4)
+        return torch.cat([self._grown_part(seed, np.repeat(part, len(RATIOS))) for part in parts], dim=3)
+
+    def _grown_part(self, seed: Tensor, widths: Array) -> Tensor:
+        ratios, none = np.tile(RATIOS, len(widths) // len(RATIOS)), np.zeros_like(widths)
         rates = Rates(widths**2, np.ones_like(widths), ratios, none, none)
-        tissue = self.grid.tissue
-        seed = tissue.samples(self._droplet(distance))[..., None].repeat(1, 1, 1, len(rates))
-        members = Ensemble(tissue, rates, seed, 0.0, TreatmentEffect(Treatments.none_given()))
-        grown = torch.zeros_like(seed)
+        density = seed.repeat(1, 1, 1, len(rates))
+        members = Ensemble(self.grid.tissue, rates, density, 0.0, TreatmentEffect(Treatments.none_given()))
+        grown = torch.zeros_like(density)
         growing = torch.ones(len(rates), dtype=torch.bool, device=grown.device)
-        while growing.any():
+        # Tissue apart from the rest is never reached: then the most that there is must do
+        while growing.any() and members.day < LONGEST_AGE:
             members.advance(members.day + members.longest_step)
-            reached = growing & ((members.density > self.visible_density).sum(dim=(0, 1, 2)) >= self.wanted)
-            grown[..., reached] = members.density[..., reached]
+            reached = growing & ((density > self.visible_density).sum(dim=(0, 1, 2)) >= self.wanted)
+            grown[..., reached] = density[..., reached]
             growing &= ~reached
+        grown[..., growing] = density[..., growing]
         return grown
 
     def _laid_out(self, grown: Tensor, distance: Array) -> Tensor:

@@ -1,0 +1,1 @@
+"""The inside of the FederatedClient module: may import slicer, qt and ctk; twinfed does not know it."""

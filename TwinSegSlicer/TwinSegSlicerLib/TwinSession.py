@@ -1,0 +1,326 @@
+"""The twin that is open, and the steps that can be done with it: one at a time, all beside the window."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from twinseg.errors import InputError
+from twinseg.home import data_folder
+from twinseg.twin.treatments import Treatments
+from twinseg.volumes import Volume
+
+from .Background import BackgroundTask
+from .TwinCommand import TwinCommand
+from .TwinRecord import TwinRecord, readTwin, twinsFolder
+from .TwinVisit import VisitFiles
+from .Worker import Signal, WorkerError
+
+OnDone = Callable[[Any], None]
+
+
+class Worker(Protocol):
+    """What is needed of the worker process. Its requests for twins, beside those that segment:
+
+    - ``{"do": "adapt", "twin": folder, "model": file or null, "device"}`` gives ``{"accepted", "reason"}``;
+    - ``{"do": "roll_back", "twin", "model"}`` takes the adapted model out of use;
+    - ``{"do": "forecast", "twin", "days": [...], "map_day": day or null, "probability": .npy file to write}`` gives
+      ``{"forecasts": [Forecast.to_json(), … one a scenario], "verdict": how it did on the patient's past, "beats_both":
+      true, false or null, "notes": what must be said with it, "probability_affine": 4x4 or null}``.
+    """
+
+    def request(
+        self,
+        message: dict[str, Any],
+        onResult: Callable[[dict[str, Any]], None],
+        onError: Callable[[WorkerError], None],
+        onProgress: Callable[[float, str], None] = ...,
+        onNotice: Callable[[str], None] = ...,
+    ) -> int: ...
+
+    def cancel(self, number: int) -> None: ...
+
+
+class TwinSession:
+    """Opens, makes and extends twins. `record` is what is known of the open one; None where there is none; `forecasts`
+    what was last forecast from all of its scans (as `Forecast.to_json` says), one a scenario.
+
+    Signals: `changed()`, the record is another; `stepped()`, `step` is another (what is being done, "" if nothing);
+    `failed(what, exception)`.
+    """
+
+    def __init__(self, worker: Worker, command: TwinCommand | None = None) -> None:
+        self._worker = worker
+        self._command = command or TwinCommand()
+        self._background: BackgroundTask | None = None
+        self._files: VisitFiles | None = None
+        self._folder: Any = None
+        self._request = 0
+        self.record: TwinRecord | None = None
+        self.forecasts: list[dict[str, Any]] = []
+        self.step = ""
+        self.changed, self.stepped, self.failed = Signal(), Signal(), Signal()
+
+    @property
+    def isBusy(self) -> bool:
+        return bool(self.step)
+
+    # --- which twin --------------------------------------------------------------------------------------------------
+
+    def open(self, folder: Path) -> None:
+        """Read a twin, which becomes the open one."""
+        self._start(_("Opening the twin"))
+        self._inBackground(lambda: readTwin(folder), self._take)
+
+    def create(self, pseudonym: str, task: str) -> None:
+        """Make a twin in the data folder and open it. pseudonym: "" draws one."""
+
+        def make() -> TwinRecord:
+            import secrets
+
+            from twinseg.twin.store import Twin
+
+            name = pseudonym or f"twin-{secrets.token_hex(4)}"
+            return readTwin(Twin.create(twinsFolder() / name, task=task, pseudonym=name).folder)
+
+        self._start(_("Making the twin"))
+        self._inBackground(make, self._take)
+
+    def close(self) -> None:
+        """No twin is open any more; nothing on the disk changes."""
+        self.record, self.forecasts = None, []
+        self.changed.emit()
+
+    # --- what is added to it -----------------------------------------------------------------------------------------
+
+    def addTimePoint(
+        self, node: Any, day: float, dayUncertainty: float, *, byExpert: bool = False, noTumour: bool = False
+    ) -> None:
+        """Add the scan and the labels that a segmentation node shows: registered to the baseline, lesions followed.
+
+        Raises ValueError, at once, for a segmentation that cannot be added.
+        """
+        folder = self._openFolder
+        self._refuseWhileBusy()
+
+        def add(options: list[str]) -> None:
+            arguments = ["add", str(folder), "--day", f"{day:g}", "--day-uncertainty", f"{dayUncertainty:g}", *options]
+            if byExpert:
+                arguments[-1] = "expert"
+            if noTumour:
+                arguments.append("--no-tumour")
+            self._tell(_("Registering the scan to the baseline and following the lesions"))
+            self._command.run(arguments, lambda measured: self._reread(), self._fail)
+
+        self._files = VisitFiles(node, add, self._fail)
+        self._start(_("Writing the images"))
+
+    def setTreatments(self, treatments: Treatments) -> None:
+        """Replace what is known of the treatment; what was said before is kept in the twin's history."""
+        self._change(
+            _("Writing the treatments"), lambda twin: twin.set_document("treatments.json", treatments.to_json())
+        )
+
+    def assess(
+        self,
+        clinical: Mapping[str, str] | None = None,
+        steroids: Mapping[str, float] | None = None,
+        override: tuple[str, str, str] | None = None,
+    ) -> None:
+        """Assess the response at all scans. clinical, steroids (mg a day): by time point; override: (time point,
+        response, reason) of a reader."""
+
+        def assess(twin: Any) -> None:
+            from twinseg.twin.assessments import respond
+            from twinseg.twin.response import Override
+
+            overrides = (Override(*override),) if override is not None else ()
+            respond(twin, clinical=clinical, steroids_mg=steroids, overrides=overrides)
+
+        self._change(_("Assessing the response"), assess)
+
+    def report(self, onDone: Callable[[Path], None]) -> None:
+        """Write the patient's page into `reports` of the data folder; ends with `onDone(HTML file)`."""
+        assert self.record is not None
+        file = data_folder() / "reports" / f"{self.record.pseudonym}.html"
+        self._start(_("Writing the report"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+        def done(_measured: Any) -> None:
+            self._end()
+            onDone(file)
+
+        self._command.run(["report", str(self._openFolder), "--output", str(file)], done, self._fail)
+
+    def changeMap(self, before: str, after: str, onDone: Callable[[Volume, dict[str, float]], None]) -> None:
+        """What became of the tumour between two time points; ends with `onDone(map, mL of each value)`."""
+        assert self.record is not None
+        twin = self.record.twin
+
+        def compute() -> Any:
+            from twinseg.twin.timeline import change_map
+
+            return change_map(twin, before, after)
+
+        def done(found: Any) -> None:
+            self._end()
+            onDone(*found)
+
+        self._start(_("Comparing the two scans"))
+        self._inBackground(compute, done)
+
+    # --- the worker --------------------------------------------------------------------------------------------------
+
+    def adapt(self, model: str, device: str) -> None:
+        """Let the model learn from the patient's corrected scans; the gate's verdict is in the record afterwards."""
+        message = {"do": "adapt", "twin": str(self._openFolder), "model": model or None, "device": device}
+        self._ask(_("Adapting the model"), message, lambda answer: self._reread())
+
+    def rollBack(self, model: str) -> None:
+        """Take the adapted model out of use; the one before it is used again."""
+        message = {"do": "roll_back", "twin": str(self._openFolder), "model": model or None}
+        self._ask(_("Rolling back"), message, lambda answer: self._reread())
+
+    def forecast(
+        self, days: list[float], mapDay: float | None, onDone: Callable[[dict[str, Any], Volume | None], None]
+    ) -> None:
+        """Forecast the volume under each scenario, and where tumour will be on a day; ends with `onDone(answer,
+        probability map)`, the twin's record read anew."""
+        self._refuseWhileBusy()
+        self._folder = tempfile.TemporaryDirectory(prefix="TwinSegSlicer-", ignore_cleanup_errors=True)
+        file = Path(self._folder.name) / "probability.npy"
+        message = {
+            "do": "forecast",
+            "twin": str(self._openFolder),
+            "days": days,
+            "map_day": mapDay,
+            "probability": str(file) if mapDay is not None else None,
+        }
+
+        def answered(answer: dict[str, Any]) -> None:
+            self.forecasts = answer["forecasts"]
+            affine = answer.get("probability_affine")
+            shown = Volume(np.load(file, allow_pickle=False), np.array(affine, float)) if affine else None
+            self._reread(lambda: onDone(answer, shown))
+
+        self._ask(_("Forecasting"), message, answered)
+
+    # --- one step at a time ------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Stop what is being done; the twin stays as it was."""
+        if not self.isBusy:
+            return
+        if self._command.isRunning:
+            self._command.cancel()
+        elif self._request:
+            self._worker.cancel(self._request)
+        else:
+            self._fail(WorkerError("cancelled", _("Cancelled; the twin is as it was.")))
+
+    def stop(self) -> None:
+        """Forget what is being done: the module goes."""
+        self._command.stop()
+        self._request = 0
+        self._end()
+
+    @property
+    def _openFolder(self) -> Path:
+        if self.record is None:
+            raise ValueError(_("Open a twin first"))
+        return self.record.twin.folder
+
+    def _isOpen(self, record: TwinRecord) -> bool:
+        return self.record is not None and self.record.twin.folder == record.twin.folder
+
+    def _refuseWhileBusy(self) -> None:
+        if self.isBusy:
+            raise ValueError(_("Another step is under way: wait until it is done, or cancel it"))
+
+    def _start(self, step: str) -> None:
+        self._refuseWhileBusy()
+        self._tell(step)
+
+    def _tell(self, step: str) -> None:
+        self.step = step
+        self.stepped.emit()
+
+    def _end(self) -> None:
+        if self._background is not None:
+            self._background.abandon()
+        if self._files is not None:
+            self._files.remove()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._background = self._files = self._folder = None
+        self._request = 0
+        self._tell("")
+
+    def _fail(self, error: Exception) -> None:
+        step = self.step
+        self._end()
+        self.failed.emit(step, error)
+
+    def _inBackground(self, function: Callable[[], Any], onDone: OnDone) -> None:
+        self._background = BackgroundTask(function, onDone, self._fail)
+
+    def _change(self, step: str, change: OnDone) -> None:
+        """Let `change(twin)` write to the open twin, and read it anew."""
+        folder = self._openFolder
+
+        def run() -> TwinRecord:
+            from twinseg.twin.store import Twin
+
+            change(Twin.open(folder))
+            return readTwin(folder)
+
+        self._start(step)
+        self._inBackground(run, self._take)
+
+    def _ask(self, step: str, message: dict[str, Any], onAnswer: OnDone) -> None:
+        self._start(step)
+        number = self._worker.request(message, onAnswer, self._onRefused, self._onProgress)
+        self._request = number if self.isBusy else 0
+
+    def _onRefused(self, error: WorkerError) -> None:
+        self._request = 0
+        self._fail(error)
+
+    def _onProgress(self, done: float, stage: str) -> None:
+        self._tell(f"{stage}, {done:.0%}")
+
+    def _reread(self, then: Callable[[], None] = lambda: None) -> None:
+        """Read the open twin anew at the end of a step."""
+        self._request = 0
+        folder = self._openFolder
+
+        def taken(record: TwinRecord) -> None:
+            self._take(record)
+            then()
+
+        self._inBackground(lambda: readTwin(folder), taken)
+
+    def _take(self, record: TwinRecord) -> None:
+        known = [(scan.name, scan.segmentation) for scan in self.record.scans] if self.record is not None else []
+        if known != [(scan.name, scan.segmentation) for scan in record.scans] or not self._isOpen(record):
+            self.forecasts = []  # they are of another patient, or know less than the twin does now
+        self.record = record
+        self._end()
+        self.changed.emit()
+
+
+def isCancelled(error: Exception) -> bool:
+    """Whether the user stopped it."""
+    return isinstance(error, WorkerError) and error.kind == "cancelled"
+
+
+def inWords(error: Exception) -> str:
+    """What an exception says to the user."""
+    if isinstance(error, (InputError, WorkerError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
