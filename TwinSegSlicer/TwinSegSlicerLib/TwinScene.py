@@ -267,6 +267,7 @@ def showProbability(record: TwinRecord, probability: Volume, day: float) -> Any:
     display.SetThreshold(SHOWN_PROBABILITY, 1.0)
     display.ApplyThresholdOn()
     slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=OPACITY)
+    _showSegmentation(record, False)  # which would cover it
     return node
 
 

@@ -65,7 +65,7 @@ class AdaptationConfig:
 
     parameters: str = "norm and last stage"
     steps: int = 72
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     crop: int = 64
     seed: int = 0
 
