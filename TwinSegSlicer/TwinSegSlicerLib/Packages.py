@@ -157,7 +157,7 @@ class InstallPanel:
         self._missing = missingPackages(self._requirements)
         self._frame.setVisible(not self.ready)
         rows = "".join(f"<li>{_describe(package)}</li>" for package in self._missing)
-        text = _("Segmenting needs Python packages that Slicer does not have yet. Nothing is installed by itself.")
+        text = _("This needs Python packages that Slicer does not have yet. Nothing is installed by itself.")
         withoutTorch = any(p.name == "torch" for p in self._missing) and not hasattr(slicer.modules, "pytorchutils")
         if withoutTorch:
             rows += "<p>" + _(

@@ -39,6 +39,7 @@ class TwinPanel:
     ) -> None:
         widget = slicer.util.loadUI(str(UI_FILE))
         moduleUi.twinTab.layout().addWidget(widget)
+        moduleUi.tabWidget.tabBar().setToolTip(_("One scan and its segmentation, or one patient over time"))
         moduleUi.tabWidget.connect("currentChanged(int)", lambda _index: self.listTwins())
         self.ui = slicer.util.childWidgetVariables(widget)
         self.session = TwinSession(worker)
