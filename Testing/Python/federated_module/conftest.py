@@ -23,7 +23,7 @@ else:
     from SlicerHost.pytest_plugin import slicer_host  # noqa: F401
 
 MODULE_FILE = REPOSITORY / "FederatedClient/FederatedClient.py"
-SECONDS = 120
+SECONDS = 300
 
 
 @pytest.fixture

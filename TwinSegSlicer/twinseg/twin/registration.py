@@ -11,6 +11,8 @@ two heads share, and as a median neither a tumour that changed nor a bias field.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +58,11 @@ def register(scan: Volume, baseline: Volume, *, name: str = "the scan") -> Regis
     """
     itk = _simple_itk()
     fixed, moving = _coarse(baseline, itk), _coarse(scan, itk)
-    rigid = _rigid(fixed, moving, itk)
+    with _one_thread(itk):
+        rigid = _rigid(fixed, moving, itk)
+        affine = _affine(fixed, moving, rigid, itk)
     candidates = []
-    for kind, transform in (("rigid", rigid), ("affine", _affine(fixed, moving, rigid, itk))):
+    for kind, transform in (("rigid", rigid), ("affine", affine)):
         matrix = _matrix(transform)
         if np.max(np.abs(np.log(np.linalg.svd(matrix[:3, :3])[1]))) <= np.log(STRETCH):
             warped = itk.Resample(moving, fixed, transform, itk.sitkLinear, 0.0)
@@ -75,6 +79,17 @@ def register(scan: Volume, baseline: Volume, *, name: str = "the scan") -> Regis
             "is it another patient's, or upside down? Check the files"
         )
     return best
+
+
+@contextmanager
+def _one_thread(itk: Any) -> Iterator[None]:
+    """ITK's metrics add up in the order in which their threads end, so that only one gives the same sum each time."""
+    before = itk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    itk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        itk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _simple_itk() -> Any:
@@ -135,7 +150,6 @@ def _value(fixed: Any, moving: Any, transform: Any, itk: Any) -> float:
 
 def _method(fixed: Any, itk: Any, step_mm: float) -> Any:
     method = itk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(min(SAMPLES / fixed.GetNumberOfPixels(), 1.0), SEED)
