@@ -86,6 +86,7 @@ def try_patient(
         "general_base": float(scores["base"][1]),
         "general_adapted": float(scores["adapted"][1]),
         "accepted": adapted.accepted,
+        "strength": adapted.strength,
         "reason": adapted.reason,
         "seconds": round(adapted.seconds, 1),
         "cpu_seconds": round(cpu, 1),

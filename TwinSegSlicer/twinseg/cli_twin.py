@@ -85,9 +85,9 @@ def add(
     found = case_of_folder(case, task) if case is not None else case_of_files(files, task)
     loaded = load_case(found, task)
     labels = read_labels(segmentation) if segmentation is not None else loaded.labels
-    by, uncertainty = None, None
+    by, delta, uncertainty = None, None, None
     if labels is None:
-        labels, uncertainty, by = _segmented(loaded, task, model, device)
+        labels, uncertainty, by, delta = _segmented(twin, loaded, task, model, device)
         origin = "model"
     point = add_scan(
         twin,
@@ -99,6 +99,7 @@ def add(
         no_tumour=no_tumour,
         uncertainty=uncertainty,
         model=by,
+        delta=delta,
         source_sha256={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.images.items()},
     )
     if known is not None:
@@ -110,6 +111,7 @@ def add(
         "timepoint": point.name,
         "day": point.day,
         "registration": point.registration,
+        "delta": delta,
         "volumes_ml": {name: {"volume": value, "standard_deviation": sd} for name, (value, sd) in volumes.items()},
         "lesions": [dataclasses.asdict(lesion) for lesion in lesions],
         "forecasts_scored": scored,
@@ -311,12 +313,13 @@ def list_twins(
     finish(f"{place}: {len(found)} twins", {"twins": measured}, json_file)
 
 
-def _segmented(loaded: Any, task: Any, model: Path | None, device: str) -> tuple[Any, Any, str]:
-    """Labels, uncertainty and the model's hash."""
+def _segmented(twin: Any, loaded: Any, task: Any, model: Path | None, device: str) -> tuple[Any, Any, str, str | None]:
+    """Labels, uncertainty, the model's hash and the delta of the patient's own model, if one is in use."""
     from twinseg.inference import choose_device, segment
     from twinseg.segmentation import load_network, starter_model
+    from twinseg.twin.adaptation_delta import adapted_network
 
-    network = load_network(model or starter_model(task.name), task)
+    network, delta = adapted_network(twin, load_network(model or starter_model(task.name), task))
     with progress_bar("segmenting") as bar:
         result = segment(
             network.network,
@@ -326,7 +329,7 @@ def _segmented(loaded: Any, task: Any, model: Path | None, device: str) -> tuple
             uncertainty=True,
             report=lambda *said: bar(*said),
         )
-    return result.labels, result.uncertainty, network.hash
+    return result.labels, result.uncertainty, network.hash, delta
 
 
 def _day(day: float | None, scan: datetime | None, baseline: datetime | None) -> float:

@@ -120,7 +120,8 @@ def adapt(request: Request) -> dict[str, Any]:
 
     Gives ``{"base": the base model's hash, "delta": the new delta's name in the twin, "in_use": the name of the delta
     that is used now, or null for the base model alone, "accepted", "reason": in words, "held_out" and "general": each
-    {"on": words, "base": Dice, "adapted": Dice}, "learnt_from": time points, "config", "numbers_trained", "seconds"}``.
+    {"on": words, "base": Dice, "adapted": Dice}, "strength": the share of the change that is kept, "learnt_from": time
+    points, "config", "numbers_trained", "seconds"}``.
     """
     from twinseg.twin import adaptation
     from twinseg.twin.adaptation_delta import active_delta

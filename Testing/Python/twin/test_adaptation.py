@@ -14,6 +14,7 @@ from twinseg.network import NetworkConfig, build_network
 from twinseg.preprocessing import PreparedCase
 from twinseg.segmentation import LoadedModel
 from twinseg.tasks import Label, Region, Sequence, Task, load_task
+from twinseg.twin import adaptation
 from twinseg.twin.adaptation import (
     PARAMETERS,
     Adaptation,
@@ -124,6 +125,7 @@ def test_what_helps_is_accepted_used_and_rolled_back_bit_for_bit(
     record = keep(twin, adapted)
 
     assert adapted.accepted
+    assert adapted.strength == 1
     assert adapted.learnt_from == ("001",)
     assert adapted.held_out.on == "the held-out scan 000"
     assert adapted.held_out.adapted > adapted.held_out.base + 0.2
@@ -143,8 +145,8 @@ def test_what_helps_is_accepted_used_and_rolled_back_bit_for_bit(
         roll_back(twin, base.hash)
 
 
-def test_what_harms_others_is_kept_but_rejected(
-    tmp_path: Path, home: Home, untrained: Callable[[Task], LoadedModel]
+def test_what_harms_others_is_weakened_or_else_kept_but_rejected(
+    tmp_path: Path, home: Home, untrained: Callable[[Task], LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = home(True)
     fresh = untrained(task)
@@ -153,9 +155,13 @@ def test_what_harms_others_is_kept_but_rejected(
     write_set(general_file(task, "rehearsal"), [prepared(7, False)])  # and a training that does not recall them
     twin = patient(tmp_path / "twin", visits=2, bright=False)
 
+    weakened = adapt(twin, fresh, config=THOROUGH)
+    monkeypatch.setattr(adaptation, "STRENGTHS", (1.0,))
     adapted = adapt(twin, fresh, config=THOROUGH)
     record = keep(twin, adapted)
 
+    assert weakened.strength < 1
+    assert weakened.general.adapted > adapted.general.adapted
     assert adapted.general.base > 0.5
     assert not adapted.general.passed
     assert not adapted.accepted
@@ -170,7 +176,7 @@ def test_the_gate_allows_a_hundredth() -> None:
     assert Comparison("x", 0.80, 0.7901).passed
     assert not Comparison("x", 0.80, 0.7899).passed
     one = Adaptation(
-        "a", {}, Comparison("scan", 0.5, 0.9), Comparison("others", 0.8, 0.7), ("000",), AdaptationConfig(), 1.0
+        "a", {}, 1.0, Comparison("scan", 0.5, 0.9), Comparison("others", 0.8, 0.7), ("000",), AdaptationConfig(), 1.0
     )
     assert not one.accepted
     assert one.reason == (

@@ -131,3 +131,19 @@ def test_what_cannot_be_is_told_in_one_line_and_changes_nothing(twin: Twin, tmp_
             run(*arguments)
         assert "\n" not in str(raised.value)
     assert Twin.open(twin.folder).revision == twin.revision
+
+
+def test_a_scan_is_segmented_by_the_patients_own_model(twin: Twin, tmp_path: Path) -> None:
+    base = read_card(starter_model("brats-glioma")).hash
+    all_oedema = torch.tensor([-50.0, -50.0, 50.0, -50.0])
+    record = keep_delta(twin, base, {"heads.0.bias": all_oedema}, {"accepted": True})
+    write_volume(tmp_path / "flair.nii.gz", twin.image(twin.timepoints[0], "flair"))
+
+    run("add", twin.folder, "--flair", tmp_path / "flair.nii.gz", "--day", 90, "--device", "cpu")
+
+    scan = Twin.open(twin.folder).timepoints[-1]
+    assert scan.segmentation is not None
+    assert (scan.segmentation.model, scan.segmentation.delta) == (base, record.name)
+    labels = Twin.open(twin.folder).labels(scan)
+    assert labels is not None
+    assert set(np.unique(labels.array)) == {0, 2}

@@ -4,7 +4,7 @@ Only few parameters are trained (`PARAMETERS`), on small crops, half of them of 
 does not forget what others look like. A part of the patient is held out: the oldest corrected scan where there are
 several, else the upper third of the tumour. The delta is kept whatever came of it, but it is used only if neither on
 that part nor on the general set (other synthetic patients, of fixed seeds) the Dice is worse than the base model's by
-more than `TOLERANCE`.
+more than `TOLERANCE`; where it is, a half and a quarter of the change are tried.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ from twinseg.twin.store_records import Record, TimePoint
 TOLERANCE = 0.01
 """By so much the mean Dice may fall before a delta is rejected."""
 
+STRENGTHS = (1.0, 0.5, 0.25)
+"""Shares of what was learnt that are tried until one passes: weights between the base model's and the learnt ones
+forget less (WiSE-FT, Wortsman et al. 2022, Robust fine-tuning of zero-shot models)."""
+
 CORRECTED = ("edited", "expert")
 
 PARAMETERS: dict[str, Callable[[str], bool]] = {
@@ -53,7 +57,7 @@ PARAMETERS: dict[str, Callable[[str], bool]] = {
 
 @dataclass(frozen=True)
 class AdaptationConfig:
-    """How a model is adapted; the defaults are those that `Testing/Experiments/adaptation.py` found best.
+    """How a model is adapted; the defaults were chosen on a few synthetic patients.
 
     Attributes:
         parameters: one of `PARAMETERS`.
@@ -65,7 +69,7 @@ class AdaptationConfig:
 
     parameters: str = "norm and last stage"
     steps: int = 72
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     crop: int = 64
     seed: int = 0
 
@@ -86,10 +90,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """An adapted model before it is kept: new tensors by name, how it fared, the time points it learnt from."""
+    """An adapted model before it is kept: new tensors by name, the share of what was learnt that they hold, how it
+    fared, the time points it learnt from."""
 
     base: str
     tensors: dict[str, Tensor]
+    strength: float
     held_out: Comparison
     general: Comparison
     learnt_from: tuple[str, ...]
@@ -118,6 +124,7 @@ class Adaptation:
             "reason": self.reason,
             "held_out": dataclasses.asdict(self.held_out),
             "general": dataclasses.asdict(self.general),
+            "strength": self.strength,
             "learnt_from": list(self.learnt_from),
             "config": dataclasses.asdict(self.config),
             "numbers_trained": sum(tensor.numel() for tensor in self.tensors.values()),
@@ -149,24 +156,37 @@ def adapt(
     training, held_out, on = hold_out(scans)
     rehearsal = general_set(base.task, "rehearsal", lambda done, stage: tell(0.05 + 0.05 * done, stage))
     general = general_set(base.task, "test", lambda done, stage: tell(0.1 + 0.05 * done, stage))
-    tensors = fine_tune(base, training, rehearsal, config, device, lambda done, stage: tell(0.15 + 0.55 * done, stage))
-    adapted = copy.deepcopy(base.network)
-    adapted.load_state_dict({**base.network.state_dict(), **tensors})
-    scores = []
-    measured = [(case, start) for case, start in held_out] + [(case, 0) for case in general]
-    for number, (case, start) in enumerate(measured):
-        tell(0.7 + 0.3 * number / len(measured), f"testing, {number + 1} of {len(measured)}")
-        scores.append([_dice(network, case, base.task, device, start) for network in (base.network, adapted)])
-    own, others = np.mean(scores[: len(held_out)], axis=0), np.mean(scores[len(held_out) :], axis=0)
-    return Adaptation(
-        base=base.hash,
-        tensors=tensors,
-        held_out=Comparison(on, *own.tolist()),
-        general=Comparison("the general set", *others.tolist()),
-        learnt_from=tuple(case.name for case in training),
-        config=config,
-        seconds=time.perf_counter() - started,
-    )
+    learnt = fine_tune(base, training, rehearsal, config, device, lambda done, stage: tell(0.15 + 0.55 * done, stage))
+    own, measured = base.network.state_dict(), [*held_out, *((case, 0) for case in general)]
+    rounds = 1 + len(STRENGTHS)
+
+    def scores(network: ViTUNet, number: int) -> tuple[float, float]:
+        """Mean Dice on the held-out part and on the general set."""
+        found = []
+        for index, (case, start) in enumerate(measured):
+            done = (number + index / len(measured)) / rounds
+            tell(0.7 + 0.3 * done, f"testing, {index + 1} of {len(measured)}")
+            found.append(_dice(network, case, base.task, device, start))
+        return float(np.mean(found[: len(held_out)])), float(np.mean(found[len(held_out) :]))
+
+    before, adapted = scores(base.network, 0), copy.deepcopy(base.network)
+    for number, strength in enumerate(STRENGTHS, start=1):
+        tensors = {name: torch.lerp(own[name].cpu(), tensor, strength) for name, tensor in learnt.items()}
+        adapted.load_state_dict({**own, **tensors})
+        after = scores(adapted, number)
+        result = Adaptation(
+            base=base.hash,
+            tensors=tensors,
+            strength=strength,
+            held_out=Comparison(on, before[0], after[0]),
+            general=Comparison("the general set", before[1], after[1]),
+            learnt_from=tuple(case.name for case in training),
+            config=config,
+            seconds=time.perf_counter() - started,
+        )
+        if result.accepted:
+            break
+    return result
 
 
 def keep(twin: Twin, adaptation: Adaptation) -> Record:

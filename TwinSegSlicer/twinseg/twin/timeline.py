@@ -51,6 +51,7 @@ def add_scan(
     no_tumour: bool = False,
     uncertainty: Volume | None = None,
     model: str | None = None,
+    delta: str | None = None,
     source_sha256: Mapping[str, str] | None = None,
 ) -> TimePoint:
     """Add a scan to a twin: register it to the baseline, follow the lesions, keep it all in one revision.
@@ -78,6 +79,7 @@ def add_scan(
         segmentation=None if labels is None else (labels, origin),
         uncertainty=uncertainty,
         model=model,
+        delta=delta,
         lesions=lesions,
     )
 
