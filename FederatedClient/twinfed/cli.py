@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinfed import __version__
-from twinfed.client_cli import join, simulate
+from twinfed.client.commands import join, simulate
 from twinfed.errors import InputError
 
 if TYPE_CHECKING:

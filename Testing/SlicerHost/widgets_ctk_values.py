@@ -48,7 +48,8 @@ class Bounded:
         self._show()
 
     def _move_between_limits(self: Any) -> None:
-        raise NotImplementedError
+        """Bring what is set between the limits; a number and a range do it each in their way."""
+        raise NotImplementedError(type(self).__name__)
 
     def _show(self: Any) -> None:
         """Bring the parts that the user sees in line with what is set."""

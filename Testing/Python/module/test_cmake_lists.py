@@ -40,8 +40,6 @@ def tool(name: str) -> str | None:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory) -> Path:
     """The extension, configured with the host's SlicerConfig.cmake."""
-    if tool("cmake") is None:
-        pytest.skip("there is no cmake")
     build = tmp_path_factory.mktemp("build")
     command = [tool("cmake"), "-S", REPOSITORY, "-B", build]
     command += [f"-DSlicer_DIR={SLICER_DIR}", f"-DSlicer_HOST_PYTHON={sys.executable}"]

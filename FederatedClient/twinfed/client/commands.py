@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from twinfed.errors import InputError
+from twinseg.terminal import progress_bar
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write what was measured to this file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -84,7 +84,7 @@ def simulate(
         from twinfed.simulation_report import print_tables, write_results
 
         loaded = load_simulation(config)
-        with progress_bar() as bar:
+        with progress_bar("simulating") as bar:
             measured = simulate(loaded, output, device, bar)
         write_results(measured, output, json_file)
         print_tables(measured)
@@ -100,18 +100,3 @@ def one_kind_of_error() -> Iterator[None]:
         yield
     except INPUT_ERRORS as error:
         raise InputError(str(error)) from error
-
-
-@contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A progress bar on a terminal, lines elsewhere; gives a function of the share done and the stage."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    if not sys.stderr.isatty():
-        yield lambda done, stage: print(f"{done:4.0%} {stage}", file=sys.stderr, flush=True)
-        return
-    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as progress:
-        task = progress.add_task("simulating", total=1.0)
-        yield lambda done, stage: progress.update(task, completed=done, description=stage)
