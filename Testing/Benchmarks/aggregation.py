@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
-FEDERATED = Path(__file__).resolve().parents[2] / "FederatedClient"
-sys.path.insert(0, str(FEDERATED))
+HOUSE = Path(__file__).resolve().parents[2]
+ROOMS = [str(HOUSE / "FederatedClient"), str(HOUSE / "TwinSegSlicer")]
+sys.path[:0] = ROOMS
 
 from twinfed.aggregator.aggregation import Contribution, aggregate  # noqa: E402
 from twinfed.aggregator.strategies import Adaptive, FedAvg  # noqa: E402
@@ -44,7 +45,7 @@ TENSORS = 150
 PIECE = 8 * 10**6
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(FEDERATED), os.environ.get("PYTHONPATH", "")]),
+    "PYTHONPATH": os.pathsep.join([*ROOMS, os.environ.get("PYTHONPATH", "")]),
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }

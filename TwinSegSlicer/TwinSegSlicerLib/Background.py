@@ -33,9 +33,11 @@ class BackgroundTask:
         self._thread.start()
         self._timer.start()
 
-    def abandon(self) -> None:
-        """Let the thread come to its end, and tell nobody."""
+    def abandon(self, then: Callable[[], None] | None = None) -> None:
+        """Let the thread come to its end and tell nobody; `then()` is called after that, in another thread."""
         self._timer.stop()
+        if then is not None:
+            threading.Thread(target=lambda: (self._thread.join(), then()), name="TwinSegSlicer", daemon=True).start()
 
     def _run(self) -> None:
         try:

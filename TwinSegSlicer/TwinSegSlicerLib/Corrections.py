@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -32,26 +32,8 @@ from .SegmentationResult import (
 from .Sequences import matchSequence
 from .VolumeBridge import NodeImage, localMatrix, nodeImage, onGrid
 
-
-class CaseQueue(Protocol):
-    """What is needed of `twinseg.case_queue.CaseQueue`. All may raise InputError."""
-
-    def add(
-        self,
-        *,
-        task: Task,
-        patient: str,
-        images: Mapping[str, Volume],
-        labels: Volume,
-        predicted: Volume | None = None,
-        model: str | None = None,
-        who: str = "",
-        note: str = "",
-    ) -> Any: ...
-
-    def cases(self) -> list[Any]: ...
-
-    def withdraw(self, name: str, reason: str) -> Any: ...
+if TYPE_CHECKING:
+    from twinseg.case_queue import CaseQueue
 
 
 @dataclass(frozen=True)
@@ -69,9 +51,9 @@ class CorrectedCase:
 
 def localQueue() -> CaseQueue:
     """The queue in this computer's data folder."""
-    from twinseg.case_queue import CaseQueue as LocalQueue  # needs packages that are installed later
+    from twinseg.case_queue import CaseQueue  # needs packages that are installed later
 
-    return LocalQueue()
+    return CaseQueue()
 
 
 class Corrections:

@@ -174,17 +174,12 @@ class Segmenter:
         if run.request:
             self._worker.cancel(run.request)
         if run.background is not None:  # it writes or reads files: nothing to wait for
-            run.background.abandon()
             self._fail(WorkerError("cancelled", _("Cancelled; the scene is as it was.")))
 
     def abandon(self) -> None:
         """Forget the run and tell nobody: the module goes. To be called when the worker was stopped."""
-        run, self._run = self._run, None
-        if run is not None:
-            if run.background is not None:
-                run.background.abandon()
-            run.folder.cleanup()
-            self.runningChanged.emit()
+        if self._run is not None:
+            self._end()
 
     def _onSaved(self, _nothing: Any) -> None:
         run = self._run
@@ -213,6 +208,7 @@ class Segmenter:
     def _take(self, prepared: PreparedResult, made: dict[str, Any]) -> None:
         run = self._run
         assert run is not None
+        run.background = None
         if not all(slicer.mrmlScene.IsNodePresent(node) for node in run.nodes.values()):
             self._fail(WorkerError("input", _("The images were taken out of the scene while they were segmented.")))
             return
@@ -228,6 +224,8 @@ class Segmenter:
         run.onFinished(node)
 
     def _onFault(self, error: Exception) -> None:
+        assert self._run is not None
+        self._run.background = None
         self._fail(WorkerError("fault", f"{type(error).__name__}: {error}"))
 
     def _fail(self, error: WorkerError) -> None:
@@ -238,7 +236,10 @@ class Segmenter:
 
     def _end(self) -> None:
         run, self._run = self._run, None
-        if run is not None:
+        assert run is not None
+        if run.background is not None:  # it may still write: the folder goes when it has done so
+            run.background.abandon(then=run.folder.cleanup)
+        else:
             run.folder.cleanup()
         self.runningChanged.emit()
 

@@ -312,3 +312,19 @@ def test_the_self_test_passes(slicer_host, own_home):
     slicer_host.load(MODULE_FILE)
 
     slicer.selfTests["TwinSegSlicer"]()
+
+
+def test_the_self_test_is_left_out_where_packages_are_missing(slicer_host, own_home, monkeypatch):
+    import slicer
+
+    from TwinSegSlicerLib import SelfTest
+    from TwinSegSlicerLib.Packages import readPackages
+
+    slicer_host.load(MODULE_FILE)
+    told = []
+    monkeypatch.setattr(SelfTest, "missingPackages", lambda: readPackages()[:1])
+    monkeypatch.setattr(slicer.util, "delayDisplay", lambda message, *_delay: told.append(message))
+
+    slicer.selfTests["TwinSegSlicer"]()
+
+    assert told == ["Left out: install torch first"]

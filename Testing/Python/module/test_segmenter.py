@@ -144,7 +144,21 @@ def test_cancel_takes_a_second_at_most_and_leaves_the_scene_as_it_was(
     assert ended.kinds == ["cancelled"]
     assert time.monotonic() - pressed < 1.5  # a second, and what a busy machine adds
     assert scene_nodes() == before
-    assert leftovers() == []
+    assert slicer_host.app.wait_until(lambda: leftovers() == [], 10)  # once what was being written is written
+
+
+def test_a_press_taken_back_while_the_images_are_written_leaves_no_images_behind(
+    slicer_host, start, add_volume, segmenter
+):
+    large = add_volume(np.arange(200 * 256 * 256, dtype="f4").reshape(200, 256, 256), np.eye(4), "large_flair")
+
+    for _ in range(5):
+        ended = start({"flair": large})
+        segmenter.cancel()
+        assert ended.kinds == ["cancelled"]
+
+    assert leftovers() != []
+    assert slicer_host.app.wait_until(lambda: leftovers() == [], 20)
 
 
 def test_after_a_kill_one_error_is_told_and_the_next_press_works(slicer_host, phantom, start, worker, segmenter):

@@ -37,7 +37,7 @@ treatments = st.builds(
     chemotherapy=kind_of(courses(Chemotherapy, st.none() | st.just("temozolomide"), st.none() | st.just(0.5))),
     surgery=kind_of(st.builds(Surgery, days, st.none() | st.sampled_from(EXTENTS), amounts)),
     steroids=kind_of(
-        st.builds(lambda first, length, mg: Steroids(first, first + length, mg), days, st.just(7.0), amounts)
+        st.builds(lambda first, length, mg: Steroids(first, round(first + length, 1), mg), days, st.just(7.0), amounts)
     ),
 )
 

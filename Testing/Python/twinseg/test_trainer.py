@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.data import get_track_meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,6 +73,30 @@ def test_each_sample_comes_once_an_epoch_in_an_order_of_its_own() -> None:
 
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(8))
     assert epochs[0] != epochs[1]
+
+
+def test_two_trainings_in_one_process_leave_monais_switch_as_it_was() -> None:
+    first_is_in, second_is_started = threading.Event(), threading.Event()
+
+    class Slow(Points):
+        def sample(self, number: int, random: np.random.Generator) -> dict[str, Tensor]:
+            first_is_in.set()
+            second_is_started.wait(10)
+            time.sleep(0.05)  # the other thread stands at the switch by now
+            return super().sample(number, random)
+
+    def take_second() -> None:
+        first_is_in.wait(10)
+        second_is_started.set()
+        Slow(8, seed=1)[0]
+
+    threads = [threading.Thread(target=lambda: Slow(8, seed=0)[0]), threading.Thread(target=take_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert get_track_meta()
 
 
 def test_a_site_trains_given_weights_for_its_local_epochs() -> None:
