@@ -1,11 +1,12 @@
 """How fast and how small aggregation is, beside what the machine allows and what other engines take.
 
-``python Testing/Benchmarks/aggregation.py [--quick] [--json FILE]``
+``python Testing/Benchmarks/aggregation.py [--quick] [--peers PYTHON] [--json FILE]``
 
 1. 8 and 64 updates of 20 M float32, each engine in a process of its own: seconds, as a multiple of the single-thread
    copy limit (copying the same bytes once within memory), and the peak of anonymous memory as a multiple of the model.
-   64 updates are 8 files read 8 times each. Flower's and NVFlare's own functions take part where they are installed
-   (``pip install flwr nvflare`` in an environment of their own); they are handed the updates in memory, which counts.
+   64 updates are 8 files read 8 times each. Flower's and NVFlare's own functions take part with ``--peers``, the python
+   of an environment with ``pip install flwr nvflare torch`` and this project; they are handed the updates in memory,
+   which counts.
 2. A round of 20 sites x 20 M parameters over loopback HTTP, from the first byte to the published model, as a share of
    the throughput of the same server program when it only copies the bytes to files.
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import importlib.util
 import json
 import os
 import socket
@@ -65,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Aggregation: time, memory, throughput.")
     parser.add_argument("--quick", action="store_true", help="smaller, within 40 s")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--peers", type=Path, help="python that has Flower and NVFlare")
     parser.add_argument("--engine", help=argparse.SUPPRESS)  # one measurement, in its own process
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
@@ -74,7 +75,7 @@ def main() -> None:
         return
     result: dict[str, Any] = {"cores": os.cpu_count(), "quick": options.quick}
     with tempfile.TemporaryDirectory() as folder:
-        result["aggregation"] = compare(Path(folder), 5_000_000 if options.quick else 20_000_000)
+        result["aggregation"] = compare(Path(folder), 5_000_000 if options.quick else 20_000_000, options.peers)
     with tempfile.TemporaryDirectory() as folder:
         sites, parameters = (4, 2_000_000) if options.quick else (20, 20_000_000)
         result["http"] = compare_http(Path(folder), sites, parameters)
@@ -85,22 +86,22 @@ def main() -> None:
 # -- aggregation alone -------------------------------------------------------------------------------------------------
 
 
-def compare(folder: Path, parameters: int) -> list[dict[str, Any]]:
+def compare(folder: Path, parameters: int, peers: Path | None) -> list[dict[str, Any]]:
     """Measure each engine with 8 and with 64 updates, and print a row for each."""
     for number in range(8):
         write_update(folder / f"update{number}", changes(parameters, number), header(f"site{number}", number))
     write_model(folder / "base", UpdateFile(folder / "update0"), {})
     model_bytes = 4 * parameters
-    engines = ["twinfed fedavg", "twinfed adaptive"]
-    engines += [name for name in ("flwr", "nvflare") if importlib.util.find_spec(name)]
+    engines = dict.fromkeys(["twinfed fedavg", "twinfed adaptive"], sys.executable)
+    engines |= dict.fromkeys(["flwr", "nvflare"] if peers else [], str(peers))
     rows = []
     print(f"{parameters / 1e6:.0f} M float32")
     print(f"{'':<18}{'updates':>8}{'seconds':>9}{'x copy':>8}{'peak MB':>9}{'x model':>9}")
     for count in (8, 64):
-        limit = child("copy", folder, count)["seconds"]
+        limit = child(sys.executable, "copy", folder, count)["seconds"]
         print(f"{'copy limit':<18}{count:>8}{limit:>9.3f}{1:>8.1f}")
-        for engine in engines:
-            row = {"engine": engine, "updates": count, "copy_seconds": limit, **child(engine, folder, count)}
+        for engine, python in engines.items():
+            row = {"engine": engine, "updates": count, "copy_seconds": limit, **child(python, engine, folder, count)}
             if "seconds" in row:
                 row["times_copy"] = row["seconds"] / limit
                 row["times_model"] = row["peak_bytes"] / model_bytes
@@ -115,8 +116,8 @@ def compare(folder: Path, parameters: int) -> list[dict[str, Any]]:
     return rows
 
 
-def child(engine: str, folder: Path, count: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--count", str(count)]
+def child(python: str, engine: str, folder: Path, count: int) -> dict[str, Any]:
+    command = [python, __file__, "--engine", engine, "--folder", str(folder), "--count", str(count)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
         return {"fault": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:100]}

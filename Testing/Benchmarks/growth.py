@@ -12,8 +12,10 @@
 5. Calibration: synthetic patients whose truth is made on a finer grid by the phantoms' explicit scheme, whose
    parameters come from the prior, and whose volumes are measured with 6 % error. Of their sealed fourth visits, and of
    their true parameters, the 90 % intervals should hold 85-95 %.
+6. The same of volume curves of whose treatment nothing is known, and that were irradiated between the first two visits,
+   both with three known visits and a sealed fourth.
 
-`--quick` makes 1 and 2 at fewer places, 60 members in 4 (scaled up) and 3 patients in 5, too few for a verdict.
+`--quick` makes 1 and 2 at fewer places, 60 members in 4 (scaled up) and 3 patients in 5 and 6, too few for a verdict.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ from twinseg.phantom.growth import GrowthSolver, initial_density
 from twinseg.twin.coarse_grid import Brain
 from twinseg.twin.dose_response import TreatmentEffect
 from twinseg.twin.forecast import forecast
+from twinseg.twin.growth_curves import GrowthCurve
 from twinseg.twin.posterior import Visit
 from twinseg.twin.reaction_diffusion import Ensemble, Rates, TissueGrid, front_speed, lattice_factor
 from twinseg.twin.spatial_growth import VISIBLE_ON_FLAIR, SpatialGrowth
-from twinseg.twin.treatments import Treatments
+from twinseg.twin.treatments import Treatments, radiotherapy_40_gy_hypofractionated
 from twinseg.volumes import write_atomically
 
 UNTREATED = Treatments.none_given()
@@ -288,6 +291,30 @@ def coverage(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def curve_calibration(count: int) -> list[dict[str, Any]]:
+    """How often the bands of a Gompertz curve hold a sealed fourth volume, by what is known of the treatment."""
+    plans = {"unknown": Treatments(), "40 Gy after the first visit": radiotherapy_40_gy_hypofractionated(3.0)}
+    rows = []
+    for name, plan in plans.items():
+        inside = np.array([curve_and_forecast(plan, seed) for seed in range(count)])
+        in_50, in_90 = inside.mean(axis=0).tolist()
+        rows.append({"treatment": name, "count": count, "volume_in_90": in_90, "volume_in_50": in_50})
+    return rows
+
+
+def curve_and_forecast(plan: Treatments, seed: int) -> list[bool]:
+    """Whether the 50 and the 90 % band hold the sealed fourth volume of a curve from the prior."""
+    rng = np.random.default_rng((8, seed))
+    first = float(rng.uniform(5.0, 40.0))
+    model = GrowthCurve(Visit(0.0, first, NOISE * first), members=200, steps=600)
+    prior, days = model.prior(), np.cumsum(rng.uniform(25.0, 60.0, 3)).tolist()
+    truth = prior.from_normal(rng.standard_normal((1, len(prior.parameters))))
+    volumes = (model.simulate(truth, days, plan)[0] * np.exp(NOISE * rng.standard_normal(3))).tolist()
+    later = [Visit(day, volume, NOISE * volume) for day, volume in zip(days, volumes, strict=True)]
+    result = forecast(model.fit([model.start, *later[:2]], plan, seed=seed), days[2:], seed=seed)
+    return [bool(band.low[0] <= volumes[2] <= band.high[0]) for band in result.bands]
+
+
 def posterior_seconds(members: int) -> dict[str, float]:
     """Seconds for a posterior of `members` from three visits, and what 500 would take."""
     phantom = Phantom(1)
@@ -314,6 +341,8 @@ def run(quick: bool, json_file: Path | None, phantoms: int, first: int, members:
     print(f"Calibration on {count} phantoms" + (" (quick: too few for a verdict)" if quick else ""))
     measured["calibration"] = calibration(first, count, 60 if quick else members)
     show([{k: v for k, v in measured["calibration"].items() if k != "phantoms"}])
+    print("Calibration of volume curves")
+    measured["curves"] = show(curve_calibration(3 if quick else 100))
     if json_file is not None:
         write_atomically(json_file, (json.dumps(measured, indent=1) + "\n").encode())
 

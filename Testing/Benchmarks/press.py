@@ -41,7 +41,7 @@ def main() -> None:
         widget = host.open(MODULE)
         shape = add_volumes(options.case)
         widget.inputsPanel.findSequences()
-        widget.ui.deviceComboBox.setCurrentIndex(widget.ui.deviceComboBox.findData(options.device))
+        widget.logic.getParameterNode().device = options.device
         presses = [press(host, widget) for _ in range(options.presses)]
         computed = widget.ui.originLabel.text
         widget.logic.stop()
