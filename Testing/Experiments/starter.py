@@ -2,10 +2,13 @@
 
     python Testing/Experiments/starter.py --output TwinSegSlicer/Resources/Models/brats-glioma.safetensors
 
-Heads and tumours are grown first; images of them are taken anew at every step, with another scanner and another
-tissue, half with physical contrast and half with random contrast, so that no image is seen twice. One head in ten has
-no tumour. The model sees a grid of 2 mm, which two cores can train in the time.
+Heads and their tumours are grown once and kept in the work folder. At every step one of them is bent anew, keeps its
+tumour or is given another, and is photographed by another scanner (`twinseg.phantom.synthesis`), so that no image is
+seen twice. The model sees a grid of 2 mm, which a CPU core can train in the time.
 It is chosen on synthetic validation patients; nothing real is looked at.
+
+The training may be killed at any moment: the same command with --resume goes on from the last checkpoint, at most two
+minutes earlier. --part-minutes stops it in good order before a machine is taken away.
 """
 
 from __future__ import annotations
@@ -18,20 +21,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from twinseg.cases import LoadedCase
-from twinseg.inference import choose_device
-from twinseg.model_file import save_model
-from twinseg.network import build_network, preset
-from twinseg.phantom import HEALTHY, GrownPatient, Scanner, grow_patient, take_images
-from twinseg.preprocessing import PreparedCase, label_values, prepare
+from twinseg.errors import Cancelled
+from twinseg.home import data_folder
+from twinseg.inference import choose_device, predict
+from twinseg.memory import keep_freed_memory
+from twinseg.metrics import dice
+from twinseg.model_file import load_model, save_model
+from twinseg.network import ViTUNet, build_network, preset
+from twinseg.phantom.heads import GrownHead, grow_heads
+from twinseg.phantom.synthesis import Synthesizer
+from twinseg.preprocessing import PreparedCase, label_values, region_channels
 from twinseg.tasks import Task, load_task
-from twinseg.trainer import TrainingProgress
-from twinseg.training import SegmentationConfig, SegmentationTrainer
-from twinseg.training_run import commit_of_checkout, draw_curve
-from twinseg.volumes import Volume
+from twinseg.trainer import RandomSamples, Trainer
+from twinseg.training import SegmentationConfig, SegmentationLoss, SegmentationTrainer
+from twinseg.training_run import check_output, commit_of_checkout, draw_curve, run_with_checkpoints
 
-VALIDATION_SHARE = 0.1
+VALIDATION_SHARE = 0.12
+VALIDATION_SAMPLES = 40
+MINUTES_BETWEEN_VALIDATIONS = 4.0
+FORGIVEN_ML = 10.0
 
 
 def starter_task() -> Task:
@@ -39,85 +49,157 @@ def starter_task() -> Task:
     return dataclasses.replace(load_task("brats-glioma"), spacing=(2.0, 2.0, 2.0), patch=(80, 96, 80))
 
 
-class FreshImages(Sequence[PreparedCase]):
-    """Grown patients as cases whose images are taken anew each time that they are asked for."""
+class SyntheticSamples(RandomSamples):
+    """Grown heads, each another patient every time that it is met."""
 
-    def __init__(self, patients: Sequence[GrownPatient], task: Task, seed: int) -> None:
-        self.patients, self.task, self.seed, self.taken = patients, task, seed, 0
+    def __init__(self, heads: Sequence[GrownHead], synthesizer: Synthesizer, seed: int) -> None:
+        super().__init__(len(heads), seed)
+        self.synthesizer = synthesizer
+        self.heads = [head.to(synthesizer.patch.device) for head in heads]
 
-    def __len__(self) -> int:
-        return len(self.patients)
-
-    def __getitem__(self, index: int) -> PreparedCase:  # type: ignore[override]
-        self.taken += 1
-        return synthetic_case(self.patients[index], (self.seed, self.taken), self.task)
-
-
-def synthetic_case(patient: GrownPatient, seed: tuple[int, ...], task: Task) -> PreparedCase:
-    """The patient as the network sees it, with the scanner, contrast and tissue of a seed."""
-    contrast = "random" if np.random.default_rng((*seed, 98)).random() < 0.5 else "physical"
-    images = take_images(patient, 0, Scanner.random((*seed, 99)), contrast, seed)
-    reference = next(iter(images.values()))
-    labels = Volume(patient.states[0][1].labels, reference.affine)
-    return prepare(LoadedCase(images, reference, labels), task, name=f"synthetic-{seed[-1]:06d}")
+    def sample(self, number: int, random: np.random.Generator) -> dict[str, Tensor]:
+        made = self.synthesizer.sample(self.heads[number], (int(random.integers(2**62)),))
+        return {"image": made.image, "labels": made.labels[None]}
 
 
-def grown_patients(number: int, seed: int, anatomy: Path | None) -> list[GrownPatient]:
-    """Heads with their tumours: half of the heads by rule, half from label maps where a folder is given."""
-    started = time.perf_counter()
-    patients = []
-    for index in range(number):
-        kind = HEALTHY if index % 10 == 9 else None
-        folder = anatomy if index % 4 >= 2 else None
-        patients.append(grow_patient((seed, index), size=104, spacing=2.0, anatomy=folder, kind=kind))
-        if index % 20 == 19:
-            print(f"{index + 1} of {number} patients, {time.perf_counter() - started:.0f} s", flush=True)
-    return patients
+class StarterTrainer(SegmentationTrainer):
+    """A segmentation trainer whose samples are made on the device that trains."""
+
+    def __init__(
+        self,
+        network: ViTUNet,
+        task: Task,
+        samples: RandomSamples,
+        validation: Sequence[PreparedCase],
+        config: SegmentationConfig,
+        device: torch.device,
+    ) -> None:
+        Trainer.__init__(self, network, samples, config, device)
+        self.task, self.validation = task, validation
+        self.loss = SegmentationLoss(task, config.dice_weight)
+
+    def _dice(self, case: PreparedCase) -> float:
+        """Mean over the regions. Many synthetic patients lack one: there a few false voxels shall not cost as much as
+        a missed tumour, so the score falls from 1 to 0 as the false volume rises to `FORGIVEN_ML`."""
+        assert case.labels is not None
+        predicted = predict(self.network, case.image, self.task, self.device).argmax(0)
+        voxel_ml = float(np.prod(case.spacing)) / 1000
+        scores = []
+        for region in region_channels(self.task):
+            found, wanted = np.isin(predicted, region), np.isin(case.labels, region)
+            false = max(0.0, 1 - float(found.sum()) * voxel_ml / FORGIVEN_ML)
+            scores.append(dice(found, wanted) if wanted.any() else false)
+        return float(np.mean(scores))
+
+
+def validation_cases(heads: Sequence[GrownHead], count: int, task: Task, seed: int) -> list[PreparedCase]:
+    """Fixed samples of held-out heads, of the whole mixture that is trained on."""
+    spacing = task.spacing[0]
+    synthesizer = Synthesizer(task.patch, spacing)
+    affine = np.diag([*task.spacing, 1.0])
+    cases = []
+    for number in range(count):
+        made = synthesizer.sample(heads[number % len(heads)], (seed, 7, number))
+        cases.append(
+            PreparedCase(
+                f"{made.kind}-{number:03d}", None, made.image.numpy(), made.present, affine, made.labels.numpy()
+            )
+        )
+    return cases
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="model file to write")
+    parser.add_argument("--work", type=Path, help="folder for heads and checkpoint (default: in TwinSegSlicer's own)")
+    parser.add_argument("--heads", type=int, default=400)
+    parser.add_argument("--minutes", type=float, default=50, help="of training, after the heads are grown")
+    parser.add_argument("--part-minutes", type=float, help="stop after so many minutes; go on with --resume")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
+    parser.add_argument("--anatomy", type=Path, help="folder of brain label maps that half of the heads are drawn from")
+    parser.add_argument("--init", type=Path, help="model to start from, of the same preset; else fresh weights")
+    parser.add_argument("--preset", default="small", help="small or base")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def grown(options: argparse.Namespace, work: Path) -> list[GrownHead]:
+    """The heads, from the work folder or grown now."""
+    began = time.perf_counter()
+
+    def tell(done: int) -> None:
+        if done % 20 == 0:
+            print(f"{done} of {options.heads} heads, {time.perf_counter() - began:.0f} s", flush=True)
+
+    folder = work / "heads"
+    return grow_heads(options.heads, options.seed, anatomy=options.anatomy, folder=folder, report=tell)
+
+
+def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: Task) -> StarterTrainer:
+    """The trainer as it begins."""
+    device = choose_device(options.device)
+    held_out = max(1, round(VALIDATION_SHARE * len(heads)))
+    validation = validation_cases(heads[:held_out], VALIDATION_SAMPLES, task, options.seed)
+    samples = SyntheticSamples(heads[held_out:], Synthesizer(task.patch, task.spacing[0], device), options.seed)
+    torch.manual_seed(options.seed)
+    network = build_network(preset(options.preset, len(task.sequences), len(label_values(task)), task.strides))
+    if options.init is not None:
+        network.load_state_dict(load_model(options.init, expected_task=task).tensors)
+    config = SegmentationConfig(
+        minutes=options.minutes,
+        batch_size=options.batch,
+        validations=min(40, max(2, round(options.minutes / MINUTES_BETWEEN_VALIDATIONS))),
+        patience=99,
+        seed=options.seed,
+    )
+    return StarterTrainer(network, task, samples, validation, config, device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="model file to write")
-    parser.add_argument("--patients", type=int, default=500)
-    parser.add_argument("--minutes", type=float, default=50, help="of training, after the patients are grown")
-    parser.add_argument("--anatomy", type=Path, help="folder of brain label maps that half of the heads are drawn from")
-    parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
-
+    options = parse_options()
+    check_output(options.output)
+    keep_freed_memory()
+    work = options.work or data_folder() / "starter"
+    work.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    checkpoint = work / f"{options.output.stem}.checkpoint"
     task = starter_task()
-    patients = grown_patients(options.patients, options.seed, options.anatomy)
-    held_out = max(1, round(VALIDATION_SHARE * len(patients)))
-    validation = [synthetic_case(p, (options.seed, 7, n), task) for n, p in enumerate(patients[:held_out])]
-    training = FreshImages(patients[held_out:], task, options.seed)
-    torch.manual_seed(options.seed)
-    network = build_network(preset("small", len(task.sequences), len(label_values(task)), task.strides))
-    config = SegmentationConfig(
-        minutes=options.minutes, drop_probability=0.25, paste_probability=0.0, seed=options.seed, patience=99
-    )
-    trainer = SegmentationTrainer(network, task, training, validation, config, choose_device(options.device))
+    heads = grown(options, work)
+    trainer = make_trainer(options, heads, task)
+    if options.resume and checkpoint.exists():
+        trainer.resume(checkpoint)
+    scored = len(trainer.state.history)
 
-    losses: list[float] = []
+    def report(done: float, stage: str) -> bool:
+        nonlocal scored
+        if len(trainer.state.history) > scored:
+            scored = len(trainer.state.history)
+            print(f"{done:.0%}, {stage}, mean loss {trainer.state.history[-1]['loss']:.3f}", flush=True)
+        return options.part_minutes is not None and time.monotonic() - began > 60 * options.part_minutes
 
-    def report(progress: TrainingProgress) -> None:
-        losses.append(progress.loss)
-        if progress.score is not None:
-            loss = float(np.mean(losses[-200:]))
-            print(
-                f"{progress.done:.0%}, step {progress.step}, loss {loss:.3f}, Dice {progress.score:.3f}",
-                flush=True,
-            )
+    try:
+        run_with_checkpoints(trainer, checkpoint, report)
+    except Cancelled as stop:
+        print(f"{trainer.done:.0%}: {stop}")
+        return
+    write_model(trainer, options, task)
+    checkpoint.unlink(missing_ok=True)
 
-    trainer.run(report)
+
+def write_model(trainer: StarterTrainer, options: argparse.Namespace, task: Task) -> None:
+    """The best weights as a model file, and the training's curve beside it."""
     measured = {
         "steps": trainer.state.step,
         "minutes": round(trainer.state.seconds / 60, 1),
         "validation_dice_on_synthetic_patients": round(trainer.state.best_score or 0.0, 4),
     }
     provenance = {
-        "data": f"{len(patients)} synthetic heads, images taken anew at each step, seed {options.seed}; no real image",
+        "data": f"{options.heads} synthetic heads, made anew at each step, seed {options.seed}; no real image",
         "anatomy": "procedural" if options.anatomy is None else "procedural and warped healthy label maps",
         "made_by": "Testing/Experiments/starter.py",
+        "parent": None if options.init is None else load_model(options.init).card.hash,
         "commit": commit_of_checkout(Path(__file__)),
         "metrics": measured,
     }
@@ -125,7 +207,7 @@ def main() -> None:
         options.output,
         trainer.best_weights,
         task=task,
-        network=network.config.to_dict(),
+        network=trainer.network.config.to_dict(),
         provenance=provenance,
         dtype="float16",
     )

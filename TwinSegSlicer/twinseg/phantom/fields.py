@@ -122,3 +122,14 @@ def smoothstep(field: Field, low: float | Field, high: float | Field) -> Field:
     """0 below `low`, 1 above `high`, and a smooth cubic between."""
     ramp = np.clip((field - low) / (high - low), 0.0, 1.0)
     return np.asarray(ramp * ramp * (3.0 - 2.0 * ramp), dtype=np.float32)
+
+
+def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix (3,3) that turns about x, y, z by `angles` in radians."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        turn = np.eye(3)
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        matrix = matrix @ turn
+    return matrix

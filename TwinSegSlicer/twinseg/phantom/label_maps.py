@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twinseg.errors import InputError
 from twinseg.phantom.anatomy import Anatomy, Tissue, add_vessels, add_white_lesions
-from twinseg.phantom.fields import Grid, mesh, smooth_noise
+from twinseg.phantom.fields import Grid, mesh, rotation, smooth_noise
 from twinseg.volumes import read_labels, to_ras
 
 FREESURFER: dict[Tissue, tuple[int, ...]] = {
@@ -55,7 +55,7 @@ def warped_anatomy(seed: int | tuple[int, ...], grid: Grid, folder: str | Path) 
     paths = find_label_maps(folder)
     path = paths[int(rng.integers(len(paths)))]
     source, to_voxel, centre = _load(path, path.stat().st_mtime_ns)
-    turn = _rotation(rng.normal(0.0, 0.09, size=3)) @ np.diag(rng.normal(1.0, 0.05, size=3) * rng.normal(1.0, 0.04))
+    turn = rotation(rng.normal(0.0, 0.09, size=3)) @ np.diag(rng.normal(1.0, 0.05, size=3) * rng.normal(1.0, 0.04))
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0, 1.0])
     shift = centre + rng.normal(0.0, 3.0, size=3)
@@ -74,17 +74,6 @@ def warped_anatomy(seed: int | tuple[int, ...], grid: Grid, folder: str | Path) 
     add_vessels(rng, tissues, grid)
     add_white_lesions(rng, tissues, grid)
     return Anatomy(tissues, grid)
-
-
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation about x, y, z by `angles` in radians."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        turn = np.eye(3)
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        matrix = matrix @ turn
-    return matrix
 
 
 @lru_cache(maxsize=32)
