@@ -12,10 +12,12 @@
 5. Calibration: synthetic patients whose truth is made on a finer grid by the phantoms' explicit scheme, whose
    parameters come from the prior, and whose volumes are measured with 6 % error. Of their sealed fourth visits, and of
    their true parameters, the 90 % intervals should hold 85-95 %.
-6. The same of volume curves of whose treatment nothing is known, and that were irradiated between the first two visits,
-   both with three known visits and a sealed fourth.
+6. What the simulation alone makes wrong, with the true parameters and no noise.
+7. Calibration of volume curves, also with three known visits and a sealed fourth: of patients of whose treatment
+   nothing is known, and of such that were irradiated between the first two visits.
 
-`--quick` makes 1 and 2 at fewer places, 60 members in 4 (scaled up) and 3 patients in 5 and 6, too few for a verdict.
+`--quick` makes 1 and 2 at fewer places, 60 members in 4 (scaled up), 3 patients in 5 and one in 6 and 7, too few for a
+verdict.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ from scipy.stats import beta
 from twinseg.errors import InputError
 from twinseg.phantom.growth import GrowthSolver, initial_density
 from twinseg.twin.coarse_grid import Brain
-from twinseg.twin.dose_response import TreatmentEffect
+from twinseg.twin.dose_response import TreatmentEffect, enhancement_sd
 from twinseg.twin.forecast import forecast
 from twinseg.twin.growth_curves import GrowthCurve
-from twinseg.twin.posterior import Visit
+from twinseg.twin.posterior import Visit, log_volume
 from twinseg.twin.reaction_diffusion import Ensemble, Rates, TissueGrid, front_speed, lattice_factor
 from twinseg.twin.spatial_growth import VISIBLE_ON_FLAIR, SpatialGrowth
 from twinseg.twin.treatments import Treatments, radiotherapy_40_gy_hypofractionated
@@ -188,10 +190,10 @@ def speed_of_270_days(quick: bool) -> list[dict[str, float]]:
 
 class Phantom:
     """A synthetic patient: truth from the prior, on a grid of 2 mm by an explicit scheme, followed for three visits
-    and a sealed fourth. Days are drawn; the first volume is 5 to 25 mL."""
+    and a sealed fourth. Days are drawn; the first volume is 5 to 25 mL. `noise` is the measurement's relative error."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng((7, seed))
+    def __init__(self, seed: int, noise: float = NOISE) -> None:
+        self.rng, self.noise = np.random.default_rng((7, seed)), noise
         shape = (int(2 * BRAIN_RADIUS_MM / TRUTH_SPACING),) * 3
         brain, white = head(shape, TRUTH_SPACING, seed)
         self.brain = Brain(white.astype(np.float32), (brain & ~white).astype(np.float32), (TRUTH_SPACING,) * 3)
@@ -219,8 +221,8 @@ class Phantom:
             for _ in range(parts):
                 density = self.solver.advance(density, (after - before) / parts)
             measured.append(self.volume(density) * self._error())
-        self.visits = [Visit(day, v, NOISE * v) for day, v in zip(self.days, measured, strict=True)]
-        self.visits[0] = Visit(0.0, measured[0], NOISE * measured[0], mask)
+        self.visits = [Visit(day, v, noise * v) for day, v in zip(self.days, measured, strict=True)]
+        self.visits[0] = Visit(0.0, measured[0], noise * measured[0], mask)
 
     def _draw(self) -> NDArray[np.float64]:
         whole = Visit(0.0, 10.0, 0.6, self.brain.white > 0)
@@ -231,7 +233,7 @@ class Phantom:
                 return prior.from_normal(deviates)[0]
 
     def _error(self) -> float:
-        return float(np.exp(NOISE * self.rng.standard_normal()))
+        return float(np.exp(self.noise * self.rng.standard_normal()))
 
     def volume(self, density: NDArray[np.float32]) -> float:
         """The visible volume in mL, counted in voxels."""
@@ -267,6 +269,23 @@ def fit_and_forecast(phantom: Phantom, members: int, seed: int) -> dict[str, Any
         "log_error_persistence": float(abs(np.log(result.persistence[0] / sealed.volume_ml))),
         "log_error_log_linear": float(abs(np.log(extrapolated[0] / sealed.volume_ml))),
     }
+
+
+def simulation_errors(first: int, count: int) -> dict[str, float]:
+    """How far off ln(volume) is with the true parameters and no noise, at the three later visits, and in multiples of
+    what the model says of itself (about 1)."""
+    apart, claimed = [], []
+    for seed in range(first, first + count):
+        phantom = Phantom(seed, noise=0.0)
+        parameters = phantom.parameters.copy()
+        parameters[3] = 0.0  # the first volume is exact
+        model = SpatialGrowth(phantom.visits[0], phantom.brain, members=1, coarse_voxels=12_000)
+        simulated = log_volume(model.simulate(parameters[None], phantom.days[1:], UNTREATED)[0])
+        apart.append(simulated - np.array([visit.log_volume for visit in phantom.visits[1:]]))
+        claimed.append(model.simulation_sd(simulated))
+    errors = np.sqrt(np.mean(np.square(apart), axis=0)).tolist()
+    multiples = float(np.sqrt(np.mean(np.square(np.array(apart) / np.array(claimed)))))
+    return {"count": count, **{f"visit_{n + 2}": error for n, error in enumerate(errors)}, "of_what_is_said": multiples}
 
 
 def calibration(first: int, count: int, members: int) -> dict[str, Any]:
@@ -309,7 +328,8 @@ def curve_and_forecast(plan: Treatments, seed: int) -> list[bool]:
     model = GrowthCurve(Visit(0.0, first, NOISE * first), members=200, steps=600)
     prior, days = model.prior(), np.cumsum(rng.uniform(25.0, 60.0, 3)).tolist()
     truth = prior.from_normal(rng.standard_normal((1, len(prior.parameters))))
-    volumes = (model.simulate(truth, days, plan)[0] * np.exp(NOISE * rng.standard_normal(3))).tolist()
+    noise = np.hypot(NOISE, enhancement_sd(plan, days))
+    volumes = (model.simulate(truth, days, plan)[0] * np.exp(noise * rng.standard_normal(3))).tolist()
     later = [Visit(day, volume, NOISE * volume) for day, volume in zip(days, volumes, strict=True)]
     result = forecast(model.fit([model.start, *later[:2]], plan, seed=seed), days[2:], seed=seed)
     return [bool(band.low[0] <= volumes[2] <= band.high[0]) for band in result.bands]
@@ -341,8 +361,10 @@ def run(quick: bool, json_file: Path | None, phantoms: int, first: int, members:
     print(f"Calibration on {count} phantoms" + (" (quick: too few for a verdict)" if quick else ""))
     measured["calibration"] = calibration(first, count, 60 if quick else members)
     show([{k: v for k, v in measured["calibration"].items() if k != "phantoms"}])
+    print("Errors of the simulation with the true parameters")
+    measured["simulation_errors"] = show([simulation_errors(first, 1 if quick else 40)])[0]
     print("Calibration of volume curves")
-    measured["curves"] = show(curve_calibration(3 if quick else 100))
+    measured["curves"] = show(curve_calibration(1 if quick else 60))
     if json_file is not None:
         write_atomically(json_file, (json.dumps(measured, indent=1) + "\n").encode())
 

@@ -8,7 +8,10 @@ log-linear extrapolation does not exist. Brain and tissue are not segmented ther
 head's outline, and every voxel counts as half white, half grey matter.
 
 Phantoms (`twinseg.phantom`, which has its own solver, tissue, mass effect and painted labels): three visits are known,
-the fourth is sealed. Their treatment, where there was one, is not told.
+the fourth is sealed. Their treatment, where there was one, is not told. For the first of them the scenarios are told
+too: nobody treated it, so that nothing but the prior says what treatment would do.
+
+A trial: what the prior says of the time to progression of patients in general, beside what was published.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ from twinseg.errors import InputError
 from twinseg.phantom.anatomy import SOLID_BRAIN, WHITE_MATTER, lookup
 from twinseg.phantom.cohort import grow_patient
 from twinseg.twin.coarse_grid import Brain
-from twinseg.twin.forecast import forecast
+from twinseg.twin.forecast import forecast, joined, scenarios
 from twinseg.twin.growth_curves import GrowthCurve
+from twinseg.twin.outlook_table import forecast_table
 from twinseg.twin.posterior import GrowthModel, Visit
 from twinseg.twin.spatial_growth import VISIBLE_ENHANCING, VISIBLE_ON_FLAIR, SpatialGrowth
-from twinseg.twin.treatments import Treatments
+from twinseg.twin.treatments import Radiotherapy, Treatments, radiotherapy_60_gy_with_temozolomide, weekdays
 from twinseg.volumes import read_image, read_labels, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,14 +117,8 @@ def visit(day: float, mask: NDArray[np.bool_], brain: Brain, error: float = 1.0)
 
 def try_patient(patient: Sealed, members: int) -> list[dict[str, Any]]:
     """One row for each way to forecast: the error |ln(forecast / measured)| and whether the 90 % band held it."""
-    options: dict[str, GrowthModel] = {
-        "twin, in space": SpatialGrowth(
-            patient.known[0], patient.brain, visible_density=patient.visible_density, members=members
-        ),
-        "twin, Gompertz curve": GrowthCurve(patient.known[0], "gompertz"),
-    }
     kept = {}
-    for name, model in options.items():
+    for name, model in growth_models(patient, members).items():
         posterior = model.fit(patient.known, UNKNOWN)
         kept[name] = forecast(posterior, [patient.day], members=min(members, 200))
     # Only now the last date is opened
@@ -135,6 +133,53 @@ def try_patient(patient: Sealed, members: int) -> list[dict[str, Any]]:
     if log_linear is not None:
         rows.append(row(patient, "log-linear", measured, float(log_linear[0])))
     return rows
+
+
+def growth_models(patient: Sealed, members: int) -> dict[str, GrowthModel]:
+    """The growth models by name, started at the first known visit."""
+    space = SpatialGrowth(patient.known[0], patient.brain, visible_density=patient.visible_density, members=members)
+    return {"twin, in space": space, "twin, Gompertz curve": GrowthCurve(patient.known[0], "gompertz")}
+
+
+def what_if(patient: Sealed, members: int) -> str:
+    """Markdown: the scenarios for a patient who was never treated, by each model, and what is said with them."""
+    last, untreated = patient.known[-1], Treatments.none_given()
+    days = [last.day + 30.0 * n for n in range(1, 13)]
+    lines, said = [], []
+    for model_name, model in growth_models(patient, members).items():
+        posterior = model.fit(patient.known, untreated)
+        told = [
+            forecast(posterior, days, plan, scenario=name, members=min(members, 200)).to_json()
+            for name, plan in scenarios(last.day + 14.0, given=untreated).items()
+        ]
+        header, rows = forecast_table({"scenarios": told, "last": {"day": last.day}})
+        if not lines:
+            lines = [f"| {' | '.join(['model', *header])} |", "|---" * (len(header) + 1) + "|"]
+        lines += [f"| {' | '.join([model_name, *cells])} |" for cells in rows]
+        said += [note for one in told for note in one["notes"]]
+    notes = "".join(f"- {note}\n" for note in dict.fromkeys(said))
+    return f"{patient.name}, {last.volume_ml:.1f} mL at the last known visit:\n\n" + "\n".join(lines) + f"\n\n{notes}"
+
+
+def against_trial() -> str:
+    """Markdown: months to progression by the prior of the volume curves, and as Stupp et al. 2005 found them."""
+    untreated, start = Treatments.none_given(), Visit(0.0, 20.0, NOISE * 20.0)
+    radiotherapy = (Radiotherapy(weekdays(14.0, 30), (2.0,) * 30),)
+    arms = {
+        "no treatment": (untreated, "–"),
+        "60 Gy in 30 fractions": (joined(untreated, Treatments(radiotherapy, (), (), ())), "5.0"),
+        "60 Gy in 30 fractions with temozolomide": (
+            joined(untreated, radiotherapy_60_gy_with_temozolomide(14.0)),
+            "6.9",
+        ),
+    }
+    posterior = GrowthCurve(start, members=1000).fit([start], untreated)
+    lines = ["| arm | prior: median (90 %), months | trial: median, months |", "|---|---|---|"]
+    for arm, (plan, published) in arms.items():
+        said = forecast(posterior, [365.0, 1095.0], plan, members=1000).time_to_progression
+        low, median, high = (days / 30.4 for days in (said.low90, said.median, said.high90))
+        lines.append(f"| {arm} | {median:.1f} ({low:.1f}–{high:.1f}) | {published} |")
+    return "\n".join(lines) + "\n"
 
 
 def row(
@@ -191,7 +236,7 @@ def summaries(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def report(real: list[dict[str, Any]], synthetic: list[dict[str, Any]]) -> str:
+def report(real: list[dict[str, Any]], synthetic: list[dict[str, Any]], scenarios_told: str) -> str:
     """The page for Docs/results."""
     parts = [
         "# The twin's forecasts, scored\n",
@@ -203,8 +248,8 @@ def report(real: list[dict[str, Any]], synthetic: list[dict[str, Any]]) -> str:
             "## Real patients: glioblastoma after treatment, two dates each\n",
             "TCIA Brain-Tumor-Progression (CC BY 3.0); enhancing tumour. With one earlier date **the twin has its "
             "prior only**: it knows nothing of this patient's growth, and log-linear extrapolation does not exist. "
-            "Treatment is not known, so none is assumed, and the bands cannot hold a tumour that a treatment shrinks; "
-            "voxel sizes are nominal, and white and grey matter are not told apart.\n",
+            "Treatment is not known: what it may take of the growth comes from published trials alone, none of it from "
+            "these patients. Voxel sizes are nominal, and white and grey matter are not told apart.\n",
             table(real),
         ]
     else:
@@ -215,7 +260,17 @@ def report(real: list[dict[str, Any]], synthetic: list[dict[str, Any]]) -> str:
             "From the phantoms' own solver, with mass effect and uneven tissue that the twin does not know of. "
             "Every volume, the sealed one too, has a measurement error of 6 %.\n",
             table(synthetic),
+            "## What if\n",
+            "Median volume in mL, with the 90 % band; progression is 40 % above the smallest volume to come.\n",
+            scenarios_told,
         ]
+    parts += [
+        "## The prior against a trial\n",
+        "Time from the scan to progression of a tumour of 20 mL, treatment from the 14th day on, beside the median "
+        "progression-free survival that Stupp et al. 2005 published (after surgery, from randomisation: not quite the "
+        "same). Radiotherapy's effect is not fitted to it; temozolomide's prior was derived from it.\n",
+        against_trial(),
+    ]
     return "\n".join(parts)
 
 
@@ -235,13 +290,15 @@ def main() -> int:
             print(patient.name, flush=True)
     else:
         print(f"{options.data} is not there: synthetic patients only")
+    scenarios_told = ""
     for patient in phantoms(options.phantoms):
         try:
+            scenarios_told = scenarios_told or what_if(patient, options.members)
             synthetic += try_patient(patient, options.members)
             print(patient.name, flush=True)
         except InputError as error:
             print(f"{patient.name}: left out ({error})")
-    page = report(real, synthetic)
+    page = report(real, synthetic, scenarios_told)
     print(page)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output, page.encode())

@@ -13,7 +13,7 @@ from twinseg.twin.treatments import Radiotherapy, Surgery, Treatments, radiother
 
 UNTREATED = Treatments.none_given()
 START = Visit(0.0, 20.0, 1.2)
-TRUTH = np.array([[0.0, 0.012, 150.0, 0.05, 0.02]])
+TRUTH = np.array([[0.0, 0.012, 150.0, 0.05, 0.02, 1e-3, 0.012]])  # killed cells vanish at once
 
 
 def right_side(kind: Kind, volume: float) -> float:
@@ -38,10 +38,30 @@ def test_curves_solve_their_equations(kind: Kind) -> None:
 def test_a_fraction_kills_by_the_linear_quadratic_model(kind: Kind) -> None:
     plan = Treatments((Radiotherapy((10.0,), (5.0,)),), (), (), ())
 
-    treated = GrowthCurve(START, kind).simulate(TRUTH, [10.0, 10.0 + 1e-6], plan)[0]
+    treated = GrowthCurve(START, kind).living(TRUTH, np.array([10.0, 10.0 + 1e-6]), plan)[0]
 
     # A treatment counts from its day on: at the very day the volume is that of before
-    assert treated[1] / treated[0] == pytest.approx(np.exp(-0.05 * 5 * 1.5), rel=1e-4)
+    surviving = np.exp(-0.05 * 5 * 1.5)
+    if kind == "logistic":  # the share that proliferates
+        surviving /= 1 + (surviving - 1) * treated[0] / 170.0
+    assert treated[1] / treated[0] == pytest.approx(surviving, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gompertz", "logistic"])
+@pytest.mark.parametrize("volume", [1e-9, 20.0, 1e12])
+@pytest.mark.parametrize("headroom", [0.0, 1e-300, 1e-9, 1e15])
+def test_no_headroom_and_no_volume_is_too_small_or_too_large(kind: Kind, volume: float, headroom: float) -> None:
+    curve = GrowthCurve(Visit(0.0, volume, 0.05 * volume), kind)
+    parameters = np.array([[0.0, 0.014, headroom, 0.05, 0.02, 60.0, 0.012]])
+
+    volumes = curve.simulate(parameters, [0.0, 0.0, 1e-9, 30.0, 3650.0], UNTREATED)[0]
+    treated = curve.simulate(parameters, [0.0, 30.0, 3650.0], radiotherapy_60_gy_with_temozolomide(1.0))[0]
+
+    assert np.isfinite(volumes).all()
+    assert np.isfinite(treated).all()
+    assert (volumes >= volume * (1 - 1e-9)).all()
+    assert (volumes <= (volume + max(headroom, 1e-6 * volume)) * (1 + 1e-9)).all()
+    assert (treated >= 0).all()
 
 
 @pytest.mark.parametrize("kind", ["gompertz", "logistic"])
@@ -72,6 +92,22 @@ def test_the_posterior_finds_the_growth_and_narrows(kind: Kind) -> None:
     assert np.log(posterior.samples[:, 1]).std() < 0.4 * np.log(prior.samples[:, 1]).std()
     # What no visit informs keeps its prior
     assert np.median(posterior.samples[:, 3]) == pytest.approx(0.045, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["gompertz", "logistic"])
+def test_a_curve_goes_on_from_the_last_visit_as_from_the_first(kind: Kind) -> None:
+    visits = [START, Visit(60.0, 33.0, 2.0)]
+    curve = GrowthCurve(START, kind, steps=200)
+    samples = curve.fit(visits, Treatments()).samples[:50]
+
+    model, told = curve.continued(samples, visits, Treatments())
+
+    assert model.start == visits[1]
+    whole = curve.simulate(samples, [60.0, 100.0, 300.0], Treatments())
+    assert model.simulate(told, [60.0, 100.0, 300.0], Treatments()) == pytest.approx(whole, rel=1e-4)
+    treated = radiotherapy_60_gy_with_temozolomide(5.0)
+    assert curve.continued(samples, visits, treated)[0] is curve
+    assert curve.continued(samples, [START, Visit(60.0, 0.0, 0.1)], UNTREATED)[0] is curve
 
 
 def test_the_same_seed_gives_the_same_posterior() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from twinseg.errors import InputError
-from twinseg.twin.dose_response import Piece, TreatmentEffect, local_map
+from twinseg.twin.dose_response import Piece, TreatmentEffect, enhancement_sd, local_map, seen
 from twinseg.twin.treatments import (
     Chemotherapy,
     Radiotherapy,
@@ -51,7 +51,9 @@ def test_what_is_missing_is_unknown_and_differs_from_none_given() -> None:
 
     assert unknown == Treatments(None, None, None, None)
     assert unknown != Treatments.none_given()
-    assert any("radiotherapy is not known" in line for line in unknown.assumptions())
+    assert any("radiotherapy or chemotherapy is not known" in line for line in unknown.assumptions())
+    assert unknown.kills_unknown
+    assert not Treatments.none_given().kills_unknown
     assert Treatments.none_given().assumptions() == ()
 
 
@@ -108,14 +110,57 @@ def test_growth_under_treatment_is_as_an_ode_solver_finds() -> None:
     n, edges, fractions = n0, [0.0, 1.0, 2.0, 2.5, 3.0, 8.0], {2.0: 2.0, 3.0: 5.0}
     for a, b in pairwise(edges):
         d = fractions.get(a, 0.0)
-        n *= np.exp(-alpha * d * (1 + d / 10))
+        odds = n / (1 - n) * np.exp(-alpha * d * (1 + d / 10))  # those at capacity survive
+        n = odds / (1 + odds)
         grown = solve_ivp(
-            lambda t, u: rate * u * (1 - u) - kill * concentration(t) * u, (a, b - 1e-12), [n], rtol=1e-10, atol=1e-12
+            lambda t, u: (rate - kill * concentration(t)) * u * (1 - u), (a, b - 1e-12), [n], rtol=1e-10, atol=1e-12
         )
         n = float(grown.y[0, -1])
     p, q = local_map(effect.pieces(0.0, 8.0), np.array([rate]), np.array([alpha]), np.array([kill]))
 
-    assert n0 / (p[0] + q[0] * n0) == pytest.approx(n, rel=1e-3)
+    assert n0 / (p[0] + q[0] * n0) == pytest.approx(n, rel=1e-4)
+
+
+def test_an_unknown_treatment_kills_at_its_rate() -> None:
+    rate, kill = np.array([0.02, 0.02, 0.02]), np.array([0.0, 0.02, 0.04])
+
+    p, _ = local_map(TreatmentEffect(Treatments(), kill).pieces(0.0, 50.0), rate, rate, rate)
+    known, _ = local_map(TreatmentEffect(Treatments.none_given(), kill).pieces(0.0, 50.0), rate, rate, rate)
+
+    assert -np.log(p) == pytest.approx([1.0, 0.0, -1.0])
+    assert -np.log(known) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_tissue_packed_with_cells_outlives_any_treatment_in_single_precision() -> None:
+    density = np.ones(1, np.float32)
+    pieces = TreatmentEffect(radiotherapy_60_gy_with_temozolomide(0.0)).pieces(0.0, 60.0)
+
+    for _ in range(5):
+        p, q = local_map(pieces, np.array([0.02]), np.array([0.05]), np.array([0.01]))
+        density = density / (np.float32(p) + np.float32(q) * density)
+        assert 0 <= density[0] <= 1
+
+
+def test_scans_are_trusted_less_until_twelve_weeks_after_radiotherapy() -> None:
+    plan = Treatments((Radiotherapy((10.0, 40.0), (2.0, 2.0)),), (), (), ())
+
+    assert enhancement_sd(plan, [0.0, 10.0, 10.1, 40.0, 124.0, 124.1]).tolist() == [0, 0, 0.3, 0.3, 0.3, 0]
+    assert not enhancement_sd(Treatments(), [0.0, 50.0]).any()
+
+
+def test_what_was_killed_fades_from_the_scans() -> None:
+    plan = Treatments((Radiotherapy((10.0,), (2.0,)),), (), (), ())
+    days, half_life = [0.0, 10.0, 40.0, 100.0], np.array([30.0])
+
+    def alive(on: np.ndarray) -> np.ndarray:
+        return np.where(on <= 10.0, 20.0, np.where(on < 80.0, 4.0, 12.0))[None]
+
+    shown = seen(TreatmentEffect(plan), 0.0, days, half_life, alive)[0]
+
+    assert shown[:2] == pytest.approx([20.0, 20.0])
+    assert shown[2] == pytest.approx(4.0 + 16.0 / 2, rel=0.12)  # watched weekly
+    assert shown[3] == pytest.approx(12.0)  # grew again where the killed had lain
+    assert seen(TreatmentEffect(Treatments.none_given()), 0.0, days, half_life, alive)[0, 2] == 4.0
 
 
 @given(st.floats(0, 50), st.floats(0.1, 30))

@@ -100,8 +100,11 @@ def test_a_forecast_is_sealed_scored_and_reported(grown: Twin, tmp_path: Path) -
     assert bands.median[0] == pytest.approx(record.content["last"]["volume_ml"])
     assert np.all(bands.low90 <= bands.low50)
     assert np.all(bands.high50 <= bands.high90)
-    assert "not for treatment decisions" in bands.note
-    assert "was the newest" in bands.note
+    said = " ".join(bands.notes)
+    assert "not for treatment decisions" in said
+    assert "was the newest" in said
+    assert said.count("answered by what is known of other patients alone") == 2
+    assert bands.table[0][0] == "scenario"
     write_report(grown, tmp_path / "r.html", tmp_path / "r.pdf", forecast=bands)
     assert "Volume over time, and forecast" in (tmp_path / "r.html").read_text("utf-8")
 
@@ -133,13 +136,13 @@ def test_one_scan_gives_the_prior_and_says_so(tmp_path: Path) -> None:
     record = seal(twin, look_ahead(twin, CURVE))
 
     assert PRIOR_ONLY in record.content["notes"]
-    assert "Whether there was radiotherapy is not known: none is assumed." in record.content["notes"]
+    assert any("was or is radiotherapy or chemotherapy is not known" in note for note in record.content["notes"])
     assert record.content["scenarios"][0]["informed"] is False
     assert record.content["scenarios"][0]["log_linear_ml"] is None
     assert record.content["back_test"]["beats_both"] is None
     bands = newest_bands(twin)
     assert bands is not None
-    assert PRIOR_ONLY in bands.note
+    assert PRIOR_ONLY in bands.notes
     header, rows = forecast_table(record.content)
     assert [row[0] for row in rows][-1] == "persistence"
     assert all(len(row) == len(header) for row in rows)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from twinseg.errors import InputError
+from twinseg.twin import report
 from twinseg.twin.assessments import last_assessments, respond
 from twinseg.twin.report import NOTICE, ForecastBands, write_report
 from twinseg.twin.response import Override
@@ -83,7 +84,15 @@ def test_equal_twins_give_equal_pages(assessed: Twin, tmp_path: Path) -> None:
 def test_a_forecast_is_drawn_with_what_must_be_said(assessed: Twin, tmp_path: Path) -> None:
     days, median = np.array([60.0, 120.0]), np.array([5.0, 9.0])
     bands = ForecastBands(
-        days, median, median - 1, median + 1, median - 2, median + 2, "Whole tumour", "It did not beat <persistence>."
+        days,
+        median,
+        median - 1,
+        median + 1,
+        median - 2,
+        median + 2,
+        "Whole tumour",
+        ("It did not beat <persistence>.",),
+        (["scenario", "+60 days"], ["no further treatment", "5.0 (3.0–7.0)"]),
     )
     write_report(assessed, tmp_path / "without.html")
 
@@ -91,7 +100,37 @@ def test_a_forecast_is_drawn_with_what_must_be_said(assessed: Twin, tmp_path: Pa
 
     read = page(tmp_path / "with.html")
     assert "It did not beat <persistence>." in read.words
+    assert "5.0 (3.0–7.0)" in read.words
     assert read.sources[0] != page(tmp_path / "without.html").sources[0]
+
+
+def test_nothing_runs_off_the_page_of_the_pdf(twin: Twin, scan, monkeypatch) -> None:
+    for day in (120, 180, 240, 300):
+        twin.add_timepoint(day, {"t1ce": scan()["t1ce"]}, to_baseline=np.eye(4))
+    for number in range(6):
+        correct_scan(twin, f"{number:03d}", scan(0, 5.0 + 0.5 * number)["labels"], "expert")
+    respond(twin, overrides=(Override("003", "SD", "seen on perfusion " * 30),))
+    days = np.array([310.0, 400.0])
+    note = "On 2 past visits of this patient the twin did not beat persistence: do not rely on this forecast. " * 3
+    row = [
+        "60 Gy in 30 fractions by dose map, with temozolomide",
+        *["228.7 (197.9–278.8)"] * 3,
+        "> 180 (> 180 to > 180)",
+    ]
+    bands = ForecastBands(days, *[days / 30] * 5, "Enhancing tumour", (note,) * 3, (row,) * 6)
+    pages = []
+    monkeypatch.setattr(report, "_page", lambda contents, make=report._page: pages.append(make(contents)) or pages[0])
+
+    write_report(twin, twin.folder.parent / "r.html", twin.folder.parent / "r.pdf", forecast=bands)
+
+    (page,) = pages
+    boxes = [text.get_window_extent() for text in page.texts]
+    assert len(boxes) > 40
+    width, height = page.bbox.width, page.bbox.height
+    assert all(box.x0 > 0 and box.x1 < width and box.y0 > 0 and box.y1 < height for box in boxes)
+    for one, box in zip(page.texts, boxes, strict=True):
+        assert sum(box.overlaps(other) for other in boxes) == 1, one.get_text()
+    assert any("twinseg" in text.get_text() for text in page.texts)  # where it comes from is never cut off
 
 
 def test_a_reason_cannot_write_into_the_page(assessed: Twin, tmp_path: Path) -> None:
@@ -133,7 +172,7 @@ def test_assessments_remember_what_was_said_before(assessed: Twin) -> None:
 
 def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin) -> None:
     treatments = Treatments(
-        radiotherapy=(Radiotherapy((1.0, 2.0, 3.0), (2.0, 2.0, 2.0)),),
+        radiotherapy=(Radiotherapy((-5.0, -4.0, -3.0), (2.0, 2.0, 2.0)),),
         steroids=(Steroids(-10, 30, 8.0), Steroids(31, 90, 2.0)),
     )
     assessed.set_document("treatments.json", treatments.to_json())
@@ -141,8 +180,25 @@ def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin
     kept, found = respond(assessed)
 
     assert kept.content["steroids_mg"] == {"000": 8.0, "001": 2.0}
-    assert kept.content["radiotherapy_end"] == 3.0
+    assert kept.content["radiotherapy_ends"] == [-3.0]
     assert found["2D"][1].rule == "SD-steroids-reduced"
+
+
+def test_the_first_scan_after_radiotherapy_becomes_the_baseline(assessed: Twin, scan) -> None:
+    respond(assessed, overrides=(Override("001", "SD", "seen on perfusion"),))
+    given = Treatments(radiotherapy=(Radiotherapy((10.0, 30.0), (2.0, 2.0)),))
+    assessed.set_document("treatments.json", given.to_json())
+
+    _, found = respond(assessed)
+
+    # The override of what is the baseline now decides nothing
+    assert [one.words for one in found["3D"]] == ["before the baseline", "baseline"]
+    assert "first one after radiotherapy" in found["2D"][0].trace[0]
+    assert found["2D"][0].size > 0
+    assert last_assessments(assessed) == found
+    with pytest.raises(InputError, match="no assessment of it to override"):
+        respond(assessed, overrides=(Override("000", "SD", "why"),))
+    assert [one.response for one in respond(assessed, settings={"baseline": "first"})[1]["3D"]] == ["baseline", "SD"]
 
 
 @pytest.mark.parametrize(

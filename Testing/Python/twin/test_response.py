@@ -10,7 +10,7 @@ import pytest
 from twinseg.errors import InputError
 from twinseg.twin.lesions import Change, Lesion, LesionHistory
 from twinseg.twin.response import RULES, Assessment, Override, assess
-from twinseg.twin.response_visits import Criteria, Visit, visits_of
+from twinseg.twin.response_visits import Criteria, Visit, baseline_of, visits_of
 
 WELL = {"clinical": "stable", "steroids_mg": 0.0}
 
@@ -128,7 +128,7 @@ def test_a_partial_response_is_confirmed_by_a_complete_one() -> None:
     ],
 )
 def test_progression_within_twelve_weeks_of_radiotherapy_is_preliminary(sizes, confirmed_by, confirmed) -> None:
-    found = assess(visits(*sizes), Criteria(confirmed_by=confirmed_by), radiotherapy_end=-24.0)[1]
+    found = assess(visits(*sizes), Criteria(confirmed_by=confirmed_by), radiotherapy_ends=[-24.0])[1]
 
     assert found.response == "PD"
     assert found.preliminary
@@ -137,19 +137,67 @@ def test_progression_within_twelve_weeks_of_radiotherapy_is_preliminary(sizes, c
 
 
 @pytest.mark.parametrize(
-    ("end", "preliminary"), [(-24.0, True), (-24.01, False), (60.0, True), (61.0, False), (None, False)]
+    ("ends", "preliminary"),
+    [
+        ([-24.0], True),
+        ([-24.01], False),
+        ([60.0], True),
+        ([61.0], False),
+        ([], False),
+        ([-300.0, 20.0], True),  # irradiated again
+        ([-24.01, 400.0], False),  # the second course is still to come
+    ],
 )
-def test_the_twelve_weeks_are_84_days(end, preliminary) -> None:
-    assert assess(visits(1000, 1300), radiotherapy_end=end)[1].preliminary is preliminary  # the scan is on day 60
+def test_the_twelve_weeks_are_84_days(ends, preliminary) -> None:
+    assert assess(visits(1000, 1300), radiotherapy_ends=ends)[1].preliminary is preliminary  # the scan is on day 60
+    assert assess(visits(1000, 1300), Criteria(early_days=1e9), radiotherapy_ends=[-500.0])[1].preliminary
 
 
 def test_clinical_deterioration_waits_for_no_confirmation() -> None:
     seen = visits(1000, 1000)
     seen[1] = replace(seen[1], clinical="worse")
 
-    found = assess(seen, radiotherapy_end=0.0)[1]
+    found = assess(seen, radiotherapy_ends=[0.0])[1]
 
     assert (found.response, found.rule, found.preliminary) == ("PD", "PD-clinical", False)
+
+
+# --- the baseline ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ends", "settings", "baseline"),
+    [
+        ([], {}, "000"),
+        ([-30.0], {}, "000"),
+        ([59.9], {}, "001"),
+        ([60.0], {}, "002"),  # a scan on the day of the last fraction is none after radiotherapy
+        ([60.0], {"baseline": "first"}, "000"),
+        ([60.0, 200.0], {}, "002"),  # the first course decides
+        ([500.0], {}, "000"),  # no scan after it yet
+        ([60.0], {"baseline_day": 60.0}, "001"),
+    ],
+)
+def test_the_baseline_is_the_first_scan_after_radiotherapy(ends, settings, baseline: str) -> None:
+    days = {"002": 120.0, "000": 0.0, "001": 60.0}
+
+    assert baseline_of(days, Criteria(**settings), ends) == baseline
+
+
+def test_a_baseline_that_is_not_there_is_told() -> None:
+    with pytest.raises(InputError, match="no scan with a segmentation is of that day"):
+        baseline_of({"000": 0.0}, Criteria(baseline_day=3.0))
+    with pytest.raises(InputError, match="no scan to assess"):
+        baseline_of({}, Criteria())
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(-20, True), (-21, False), (-35, False), (-36, True), (-84, True), (-85, False)]
+)
+def test_a_baseline_out_of_its_window_is_told(end: float, said: bool) -> None:
+    trace = assess(visits(1000), radiotherapy_ends=[end])[0].trace
+
+    assert any("21 to 35 days after" in sentence for sentence in trace) is said
 
 
 # --- what else decides -----------------------------------------------------------------------------------------------
@@ -177,7 +225,14 @@ def test_growth_while_steroids_are_reduced_is_no_progression(doses, expected) ->
 
 @pytest.mark.parametrize(
     ("size", "doses", "expected"),
-    [(400, (4, 4), "PR"), (400, (4, 4.5), "SD"), (0, (4, 0), "CR"), (0, (4, 1), "SD"), (400, (4, None), "PR")],
+    [
+        (400, (4, 4), "PR"),
+        (400, (4, 4.01), "SD"),
+        (0, (4, 0), "CR"),
+        (0, (4, 0.75), "CR"),  # physiological replacement
+        (0, (4, 0.76), "SD"),
+        (400, (4, None), "PR"),
+    ],
 )
 def test_a_response_on_more_steroids_is_none(size, doses, expected) -> None:
     seen = [replace(v, steroids_mg=dose) for v, dose in zip(visits(1000, size), doses, strict=True)]
@@ -187,6 +242,18 @@ def test_a_response_on_more_steroids_is_none(size, doses, expected) -> None:
     assert found.response == expected
     if expected == "SD":
         assert found.rule == "SD-response-not-granted"
+
+
+@pytest.mark.parametrize(
+    ("doses", "said"), [((4, 4), False), ((4, 4.01), True), ((None, 2), False), ((4, None), False)]
+)
+def test_stable_on_more_steroids_is_not_sure(doses, said: bool) -> None:
+    seen = [replace(v, steroids_mg=dose) for v, dose in zip(visits(1000, 1000), doses, strict=True)]
+
+    found = assess(seen)[1]
+
+    assert found.response == "SD"
+    assert ("observe closely" in " ".join(found.trace)) is said
 
 
 def test_a_new_measurable_lesion_is_progression_unless_the_setting_says_otherwise() -> None:
@@ -282,6 +349,19 @@ def test_only_the_largest_are_summed_where_the_setting_says_so() -> None:
 
     assert visits_of(history, {"000": 0}, Criteria(target_lesions=2))[0].size == 1000
     assert visits_of(history, {"000": 0}, Criteria(measure="3D"))[0].size == 15
+
+
+def test_three_targets_are_summed_and_the_others_count_only_when_they_grow() -> None:
+    four = (lesion(1, 30, 20), lesion(2, 20, 20), lesion(3, 15, 12), lesion(4, 12, 10))
+    same = LesionHistory({"000": four, "001": four}, ())
+    grown = LesionHistory({"000": four, "001": (*four[:3], lesion(4, 17, 15))}, ())
+    less = LesionHistory({"000": four, "001": (*four[:3], lesion(4, 17, 14.9))}, ())
+    days = {"000": 0.0, "001": 60.0}
+
+    assert [visit.size for visit in visits_of(same, days)] == [1180, 1180]
+    assert [visit.size for visit in visits_of(same, days, Criteria(target_lesions=None))] == [1300, 1300]
+    assert assess(visits_of(grown, days))[1].rule == "PD-non-measurable"
+    assert assess(visits_of(less, days))[1].rule == "SD"
 
 
 def test_a_piece_that_split_off_is_not_new_and_a_lesion_that_came_back_has_grown() -> None:

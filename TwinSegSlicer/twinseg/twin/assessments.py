@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from twinseg.errors import InputError
-from twinseg.twin.response import Assessment, Override, assess
-from twinseg.twin.response_visits import Criteria, visits_of
+from twinseg.twin.response import Assessment, Override, assess, before_baseline
+from twinseg.twin.response_visits import Criteria, baseline_of, visits_of
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import Record
 from twinseg.twin.timeline import lesion_history
@@ -36,9 +36,9 @@ def respond(
         "steroids_mg": {**_steroids(twin), **before.get("steroids_mg", {}), **(steroids_mg or {})},
         "overrides": _overrides(before.get("overrides", []), overrides),
         "settings": dict(before.get("settings", {}) if settings is None else settings),
-        "radiotherapy_end": _radiotherapy_end(twin),
+        "radiotherapy_ends": _radiotherapy_ends(twin),
     }
-    assessed = _assessed(twin, inputs)
+    assessed = _assessed(twin, inputs, overrides)
     found = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
     return twin.add_record("assessments", {**inputs, "assessed": found}), assessed
 
@@ -51,24 +51,30 @@ def last_assessments(twin: Twin) -> Assessed:
     }
 
 
-def _assessed(twin: Twin, inputs: Mapping[str, Any]) -> Assessed:
+def _assessed(twin: Twin, inputs: Mapping[str, Any], new: tuple[Override, ...]) -> Assessed:
     days = {scan.name: scan.day for scan in twin.timepoints if scan.segmentation is not None}
     for name in {*inputs["clinical"], *inputs["steroids_mg"]} - set(days):
         raise InputError(f"time point {name}: there is no such scan with a segmentation; twinseg twin list shows them")
+    history, said = lesion_history(twin), {name: inputs[name] for name in ("clinical", "steroids_mg")}
     assessed: Assessed = {}
     for measure in ("2D", "3D"):
         try:
             criteria = Criteria(**{**inputs["settings"], "measure": measure})
         except TypeError as error:
             raise InputError(f"settings: {error}; see the fields of Criteria") from error
-        visits = visits_of(
-            lesion_history(twin), days, criteria, clinical=inputs["clinical"], steroids_mg=inputs["steroids_mg"]
-        )
-        assessed[measure] = assess(
-            visits,
-            criteria,
-            radiotherapy_end=inputs["radiotherapy_end"],
-            overrides=[Override(**override) for override in inputs["overrides"]],
+        baseline = baseline_of(days, criteria, inputs["radiotherapy_ends"])
+        earlier = {name: day for name, day in days.items() if day < days[baseline]}
+        later = {name: day for name, day in days.items() if name not in earlier}
+        # What a reader said of a scan before it became the baseline, or came before it, is kept but decides nothing
+        kept = [Override(**one) for one in inputs["overrides"] if one["timepoint"] in set(later) - {baseline}]
+        assessed[measure] = (
+            *(before_baseline(visit) for visit in visits_of(history, earlier, criteria, **said)),
+            *assess(
+                visits_of(history, later, criteria, **said),
+                criteria,
+                radiotherapy_ends=inputs["radiotherapy_ends"],
+                overrides=[*kept, *(one for one in new if one not in kept)],
+            ),
         )
     return assessed
 
@@ -99,6 +105,7 @@ def _steroids(twin: Twin) -> dict[str, float]:
     return doses
 
 
-def _radiotherapy_end(twin: Twin) -> float | None:
+def _radiotherapy_ends(twin: Twin) -> list[float]:
+    """The last day of each course, as far as they are known."""
     courses = Treatments.from_json(twin.document("treatments.json")).radiotherapy
-    return max((day for course in courses or () for day in course.days), default=None)
+    return [max(course.days) for course in courses or () if course.days]

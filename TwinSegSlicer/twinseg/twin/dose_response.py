@@ -1,19 +1,24 @@
-"""What growth and treatment together do to cells at one place: exact where a formula exists.
+"""What growth and treatment together do to cells at one place, exactly.
 
-Radiotherapy: a fraction of d Gy leaves exp(-alpha d - beta d^2) of the cells, with alpha/beta = 10 Gy (the
-linear-quadratic model; Fowler, Br. J. Radiol. 62 (1989) 679-694).
+Treatment kills the cells that proliferate, a share 1 - N of them where N is the density (Rockne et al., Phys. Med.
+Biol. 55 (2010) 3271-3285): those packed to capacity do not divide, and survive. So growth at the rate rho and a kill of
+k a day are one logistic equation, dN/dt = (rho - k) N (1 - N), and what acts in any interval adds up in ln(N / (1-N)).
+
+Radiotherapy: a fraction of d Gy takes alpha d + beta d^2 off it, with alpha/beta = 10 Gy (the linear-quadratic model;
+Fowler, Br. J. Radiol. 62 (1989) 679-694).
 
 Chemotherapy: a dose adds its amount (1 is 75 mg/m2) to a concentration c that then decays exponentially. Cells die at
-the rate `chemo_kill` * c, scaled so that a whole dose leaves exp(-chemo_kill * amount) of them. The exposure in any
-interval is the exact integral of c.
+the rate `chemo_kill` * c, scaled so that a whole dose takes chemo_kill * amount off. The exposure in any interval is
+the exact integral of c.
 
-Between fractions the logistic equation has the exact solution N -> N / (p + q N), and a kill has this form too (q = 0).
-Such maps compose into one, which is why a step of days with many fractions costs the same as one without.
+A treatment that nobody knows of kills at a constant rate, as long as it may go on.
+
+What was killed does not vanish from the next scan: its volume fades exponentially (`seen`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +37,11 @@ STANDARD_DOSE_MG_M2 = 75.0
 TREATED_SHARE = 0.05
 """Where a dose map gives at least this share of the dose, tissue counts as treated."""
 
-_SMALLEST, _LARGEST = 1e-30, 1e30
-"""Survival and its inverse stay within these, which single precision can hold."""
+ALWAYS_PROLIFERATING = 1e-5
+"""This share of cells packed to capacity proliferates all the same: single precision does not tell so few from none."""
+
+_LARGEST = 69.0
+"""No interval changes ln(N / (1 - N)) by more: single precision holds the exponential of that, and of its negative."""
 
 Array = NDArray[np.float64]
 DoseMap = NDArray[np.float32]
@@ -58,20 +66,24 @@ class Fraction:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of `days` with drug `exposure` (in standard doses), begun by `fractions` of radiotherapy."""
+    """A stretch of `days` with drug `exposure` (in standard doses), begun by `fractions` of radiotherapy; an unknown
+    treatment kills at the rate `unknown_kill` per day: one number, or (n,) for n samples."""
 
     days: float
     exposure: float
     fractions: tuple[Fraction, ...]
+    unknown_kill: Any = 0.0
 
 
 class TreatmentEffect:
     """The fractions and drug doses of `treatments` by day. What is unknown is taken as `Treatments.assumptions` says.
 
-    Raises InputError for a dose map that has a file's name but was not loaded.
+    `unknown_kill` (n,) is the rate per day at which an unknown treatment kills in each of n samples, if there may be
+    one. Raises InputError for a dose map that has a file's name but was not loaded.
     """
 
-    def __init__(self, treatments: Treatments) -> None:
+    def __init__(self, treatments: Treatments, unknown_kill: Array | float = 0.0) -> None:
+        self._unknown_kill = unknown_kill if treatments.kills_unknown else 0.0
         self.fractions = sorted(_fractions(treatments), key=lambda fraction: fraction.day)
         self._doses = np.array(sorted(_doses(treatments))).reshape(-1, 3)
         day, half_life = self._doses[:, :1], np.log(2) / self._doses[:, 2:]
@@ -97,7 +109,8 @@ class TreatmentEffect:
         for fraction in self.fractions:
             if start <= fraction.day < end:
                 given[int(np.searchsorted(edges, fraction.day, side="right")) - 1].append(fraction)
-        return [Piece(*piece) for piece in zip(days, exposures, map(tuple, given), strict=True)]
+        parts = zip(days, exposures, map(tuple, given), strict=True)
+        return [Piece(*part, unknown_kill=self._unknown_kill) for part in parts]
 
     def _taken_up(self, at: Array) -> Array:
         """The exposure (n,) from all doses until the days `at` (n,)."""
@@ -117,29 +130,60 @@ def local_map(
     chemo_kill: Array,
     on_grid: Callable[[DoseMap], DoseMap] | None = None,
 ) -> tuple[Any, Any]:
-    """The maps N -> N / (p + q N) of logistic growth and treatment over `pieces`, for n parameter samples.
+    """The map N -> N / (p + q N) of growth and treatment over `pieces`, for n parameter samples.
 
     `rate` (per day), `alpha` (per Gy) and `chemo_kill` are (n,). Returns p and q as (n,), or as (X,Y,Z,n) where a dose
     map was used, which `on_grid` brings to the caller's grid (X,Y,Z); without it, dose maps count by their mean.
     """
-    p: Any = np.ones_like(rate)
-    q: Any = np.zeros_like(rate)
+    change: Any = np.zeros_like(rate)
     for piece in pieces:
+        change = change + (rate - piece.unknown_kill) * piece.days - chemo_kill * piece.exposure
         for fraction in piece.fractions:
             dose: Any = fraction.mean_dose_gy
             if fraction.relative_dose is not None and on_grid is not None:
                 dose = fraction.dose_gy * on_grid(fraction.relative_dose)[..., None]
-            p, q = _killed(p, q, np.exp(-log_kill(alpha, dose)))
-        # Growth, kill, growth (Strang): exact without the drug, and second order in its few half-lives
-        half = np.exp(-rate * piece.days / 2)
-        p, q = _killed(p * half, (q - 1) * half + 1, np.exp(-chemo_kill * piece.exposure))
-        p, q = p * half, (q - 1) * half + 1
-    return np.clip(p, _SMALLEST, _LARGEST), np.minimum(q, _LARGEST)
+            change = change - log_kill(alpha, dose)
+    p = np.exp(-np.clip(change, -_LARGEST, _LARGEST))
+    return p, np.where(p > 1, 1 - ALWAYS_PROLIFERATING, 1.0) * (1 - p)
 
 
-def _killed(p: Any, q: Any, surviving: Any) -> tuple[Any, Any]:
-    surviving = np.maximum(surviving, _SMALLEST)
-    return np.minimum(p / surviving, _LARGEST), np.minimum(q / surviving, _LARGEST)
+WATCHED_EVERY_DAYS = 7.0
+
+UNSURE_DAYS, UNSURE_SD = 84.0, 0.3
+"""From the first fraction until so long after the last, what enhances need not be tumour: ln(volume) is off by so much.
+Of 25 glioblastomas a month after radiotherapy 5 had grown by a quarter or more that proved to be no tumour (Gladwish et
+al., Radiat. Oncol. 6 (2011) 121), which is 0.26; RANO waits for 12 weeks."""
+
+
+def enhancement_sd(treatments: Treatments, days: Sequence[float]) -> Array:
+    """The standard deviation (n,) of ln(volume) on `days` (n,) that comes from radiotherapy's effect on the scans."""
+    unsure = np.zeros(len(days))
+    for course in treatments.radiotherapy or ():
+        if course.days:
+            within = (np.asarray(days) > min(course.days)) & (np.asarray(days) <= max(course.days) + UNSURE_DAYS)
+            unsure[within] = UNSURE_SD
+    return unsure
+
+
+def seen(
+    effect: TreatmentEffect, start: float, days: Sequence[float], half_life: Array, alive: Callable[[Array], Array]
+) -> Array:
+    """The volumes (n,m) that scans show on `days` (m,), where `alive` gives those of living tumour on any rising days.
+
+    What was killed since `start` fades with a half-life (n,) in days; tumour that grows again takes its place. Only
+    treatment that is known of leaves something to fade: an unknown one is known by what it does to the scans.
+    """
+    if not len(days) or not effect.between(start, days[-1]):
+        return alive(np.asarray(days, float))
+    watched = np.unique([*days, *np.arange(start, days[-1], WATCHED_EVERY_DAYS)]).astype(float)
+    living = alive(watched)
+    shown, killed = living.copy(), np.zeros(len(living))
+    for number in range(1, len(watched)):
+        fading = np.exp2(-(watched[number] - watched[number - 1]) / half_life)
+        change = living[:, number] - living[:, number - 1]
+        killed = np.maximum(killed * fading - np.maximum(change, 0.0), 0.0) + np.maximum(-change, 0.0) * np.sqrt(fading)
+        shown[:, number] += killed
+    return shown[:, np.searchsorted(watched, days)]
 
 
 def _fractions(treatments: Treatments) -> list[Fraction]:

@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from twinseg.errors import InputError
+from twinseg.twin.dose_response import TreatmentEffect, enhancement_sd
 from twinseg.twin.posterior import Array, GrowthModel, Posterior, Visit, log_volume, since_surgery
 from twinseg.twin.spatial_growth import SpatialGrowth
 from twinseg.twin.treatments import (
+    KINDS,
     Treatments,
     radiotherapy_40_gy_hypofractionated,
     radiotherapy_60_gy_with_temozolomide,
@@ -28,6 +31,24 @@ DISCLAIMER = "Research only: not for treatment decisions."
 
 PROGRESSION_GROWTH = 0.4
 """RANO 2.0: progression is a volume 40 % above the smallest; here the smallest from the last scan on."""
+
+MEASURABLE_ML = 0.52
+"""A ball of 10 mm, RANO's least measurable lesion: where less was left, progression is when this is reached."""
+
+CHANGES = 0.5
+"""The share of samples in which a treatment that nobody knows of is another from the last visit on: a coin's toss."""
+
+UNMEASURED = 1.0
+"""The logarithm of a volume that is barely visible is known no better than this."""
+
+PRIOR_ALONE = (
+    "No scan of this patient shows the effect of {what} on this tumour: this scenario is answered by what is known of "
+    "other patients alone."
+)
+AFTER_RADIOTHERAPY = (
+    "For three months after radiotherapy enhancement may grow though the tumour shrinks (pseudoprogression): until "
+    "then scans are trusted less, and the bands are wider."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,8 @@ class Forecast:
     """Measured volume in mL on `days`: median and bands, persistence and log-linear extrapolation (days,).
 
     `probability` is the map (X,Y,Z) on `probability_day`, if it was asked for and the model has space; `log_linear`
-    is None with a single visit. `informed` is False where nothing but the prior speaks.
+    is None with a single visit. `informed` is False where nothing but the prior speaks; `prior_alone` names the planned
+    treatments whose effect no visit of the patient shows.
     """
 
     scenario: str
@@ -69,6 +91,7 @@ class Forecast:
     notes: tuple[str, ...]
     probability_day: float | None = None
     probability: NDArray[np.float32] | None = None
+    prior_alone: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the probability map, ready for JSON; an infinite time is None."""
@@ -83,6 +106,7 @@ class Forecast:
             "time_to_progression_days": progression,
             "informed": self.informed,
             "notes": list(self.notes),
+            "prior_alone": list(self.prior_alone),
             "probability_day": self.probability_day,
         }
 
@@ -135,12 +159,14 @@ def scenarios(
 
 
 def joined(given: Treatments, planned: Treatments) -> Treatments:
-    """Both treatments, one after the other. Kinds that are unknown in the past stay unknown if none is planned."""
+    """Both treatments, one after the other. Kinds that are unknown in the past stay unknown if none is planned, and
+    whatever nobody knows of may go on beside the plan."""
 
     def both(a: tuple[Any, ...] | None, b: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         return a if a is None and not b else (a or ()) + (b or ())
 
-    return Treatments(*(both(getattr(given, kind), getattr(planned, kind)) for kind in vars(given)))
+    kinds = {kind: both(getattr(given, kind), getattr(planned, kind)) for kind in KINDS}
+    return Treatments(**kinds, more_unknown=given.kills_unknown)
 
 
 def forecast(
@@ -166,16 +192,25 @@ def forecast(
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(posterior.samples))[:members]
     model, samples = posterior.model.continued(posterior.samples[chosen], visits, past)
+    if treatments.kills_unknown and model is not posterior.model:
+        samples = _with_changed_treatment(model, samples, rng)
     # A fine enough sequence to see when progression comes
     fine = sorted({*days, *np.arange(last.day, days[-1], max(7.0, (days[-1] - last.day) / 60)).tolist()[1:]})
     volumes = model.simulate(samples, [last.day, *fine], treatments)
     progression = _time_to_progression(volumes, np.array([last.day, *fine]))
     wanted = volumes[:, 1 + np.searchsorted(fine, days)]
-    measured = _as_measured(wanted, float(np.hypot(last.log_sd, model.simulation_sd)), rng)
+    unsure = np.hypot(model.simulation_sd(log_volume(wanted)), enhancement_sd(treatments, days))
+    measured = _as_measured(wanted, last, unsure, rng)
     median, *edges = np.quantile(measured, [0.5, 0.25, 0.75, 0.05, 0.95], axis=0)
     probability = None
     if map_day is not None and isinstance(model, SpatialGrowth):
         probability = model.probability_map(samples, map_day, treatments)
+    prior_alone = _prior_alone(visits, past, treatments, days[-1])
+    notes = [DISCLAIMER, *posterior.notes]
+    if prior_alone:
+        notes.append(PRIOR_ALONE.format(what=" and ".join(prior_alone)))
+    if enhancement_sd(treatments, [*(visit.day for visit in visits[1:]), *days]).any():
+        notes.append(AFTER_RADIOTHERAPY)
     return Forecast(
         scenario=scenario,
         days=np.array(days),
@@ -185,7 +220,8 @@ def forecast(
         log_linear=log_linear(visits, days),
         time_to_progression=progression,
         informed=posterior.informed,
-        notes=(DISCLAIMER, *posterior.notes),
+        notes=tuple(notes),
+        prior_alone=prior_alone,
         probability_day=map_day if probability is not None else None,
         probability=probability,
     )
@@ -240,15 +276,42 @@ def _trial(model: GrowthModel, known: Sequence[Visit], sealed: Visit, treatments
     )
 
 
-def _as_measured(volumes: Array, relative_sd: float, rng: np.random.Generator) -> Array:
-    """Volumes (n, days) with the relative error of a measurement, and of the simulation."""
-    return volumes * np.exp(relative_sd * rng.standard_normal(volumes.shape))
+def _prior_alone(visits: Sequence[Visit], past: Treatments, treatments: Treatments, until: float) -> tuple[str, ...]:
+    """The kinds of treatment after the last visit of which none lies between visits."""
+    alone = []
+    for kind in ("radiotherapy", "chemotherapy"):
+        before, all_ = (TreatmentEffect(Treatments(**{kind: getattr(x, kind)})) for x in (past, treatments))
+        if all_.between(visits[-1].day, until) and not before.between(visits[0].day, visits[-1].day):
+            alone.append(kind)
+    return tuple(alone)
+
+
+def _with_changed_treatment(model: GrowthModel, samples: Array, rng: np.random.Generator) -> Array:
+    """The samples (n,p), of which a share `CHANGES` has an unknown treatment's effect drawn anew."""
+    prior, samples = model.prior(), samples.copy()
+    column = prior.names.index("unknown_kill")
+    changed = rng.random(len(samples)) < CHANGES
+    samples[changed, column] = prior.parameters[column].from_normal(rng.standard_normal(int(changed.sum())))
+    return samples
+
+
+def _as_measured(volumes: Array, last: Visit, unsure: Array, rng: np.random.Generator) -> Array:
+    """Volumes (n, days) with the relative error of a measurement, and what else is `unsure` (n, days): for each sample
+    one deviate, evenly spread over the samples, so that bands are smooth.
+
+    The error of a segmentation lies in its surface: relative to the volume it goes with the volume to the power -1/3
+    below that of the last visit.
+    """
+    smaller = np.cbrt(max(last.volume_ml, MEASURABLE_ML) / np.maximum(volumes, 1e-9))
+    sd = np.hypot(last.log_sd * np.maximum(smaller, 1.0), unsure)
+    deviates = rng.permutation(ndtri((np.arange(len(volumes)) + 0.5) / len(volumes)))
+    return volumes * np.exp(np.minimum(sd, UNMEASURED) * deviates[:, None])
 
 
 def _time_to_progression(volumes: Array, days: Array) -> TimeToProgression:
     """When the volume (n, days) first exceeds the smallest since the first of `days` by `PROGRESSION_GROWTH`."""
     nadir = np.minimum.accumulate(volumes, axis=1)
-    above = log_volume(volumes) > log_volume(nadir * (1 + PROGRESSION_GROWTH))
+    above = volumes > np.maximum(nadir * (1 + PROGRESSION_GROWTH), MEASURABLE_ML)
     reached = above.any(axis=1)
     first = np.where(reached, days[np.argmax(above, axis=1)] - days[0], np.inf)
     low, median, high = np.quantile(first, [0.05, 0.5, 0.95], method="higher").tolist()

@@ -1,6 +1,6 @@
 """Growth of a tumour's volume, without space: logistic or Gompertz curves with treatment, and their full posterior.
 
-    logistic:  dV/dt = r V (1 - V/K) - kill,      Gompertz:  dV/dt = r V ln(K/V) - kill
+    logistic:  dV/dt = (r - kill) V (1 - V/K),      Gompertz:  dV/dt = r V ln(K/V) - kill V
 
 The parameters are the volume at the first visit, the relative growth per day at that volume (which scans show, unlike
 r), and the headroom K - V. Priors: Stensjøen et al., Neuro-Oncology 17 (2015) 1402-1411, followed 106 untreated
@@ -17,29 +17,19 @@ import numpy as np
 
 from twinseg.errors import InputError
 from twinseg.twin.dose_response import Piece, TreatmentEffect, local_map, log_kill
-from twinseg.twin.posterior import (
-    TREATMENT_RESPONSE,
-    Array,
-    Parameter,
-    Posterior,
-    Prior,
-    Visit,
-    check_days,
-    log_volume,
-    posterior_notes,
-    since_surgery,
-)
+from twinseg.twin.posterior import Array, GrowthModel, Parameter, Prior, Visit, fresh_start, log_volume
 from twinseg.twin.treatments import Treatments
 
 Kind = Literal["gompertz", "logistic"]
 
+LEAST_HEADROOM = 1e-6
+"""Of the volume: a tumour at its capacity to the bit would not grow, nor could its rate be told."""
+
 _STENSJOEN = "Stensjøen et al. 2015: 1.4 % a day, doubling in 49.6 days"
 
 
-class GrowthCurve:
+class GrowthCurve(GrowthModel):
     """A volume curve of `kind` that starts at a visit. Raises InputError where that visit shows no tumour."""
-
-    simulation_sd = 0.0
 
     def __init__(self, start: Visit, kind: Kind = "gompertz", *, members: int = 500, steps: int = 1500) -> None:
         if start.volume_ml <= 0:
@@ -48,27 +38,23 @@ class GrowthCurve:
 
     def prior(self) -> Prior:
         """The first volume's error, growth per day, headroom in mL, and the response to treatment."""
-        return Prior(
-            (
-                Parameter("first_volume_error", "", "normal", 0.0, self.start.log_sd, "the first visit's own error"),
-                Parameter("growth_per_day", "1/day", "log-normal", 0.014, 1.0, _STENSJOEN),
-                Parameter("headroom_ml", "mL", "log-normal", 200.0, 1.0, "wide guess of this project"),
-                *TREATMENT_RESPONSE,
-            )
+        return Prior.of_growth(
+            Parameter("first_volume_error", "", "normal", 0.0, self.start.log_sd, "the first visit's own error"),
+            Parameter("growth_per_day", "1/day", "log-normal", 0.014, 1.0, _STENSJOEN),
+            Parameter("headroom_ml", "mL", "log-normal", 200.0, 1.0, "wide guess of this project"),
         )
 
-    def simulate(self, parameters: Array, days: Sequence[float], treatments: Treatments) -> Array:
-        """Volumes in mL (n, days) for samples (n,p) of the prior's parameters."""
-        check_days(self.start, days, treatments)
-        effect = TreatmentEffect(treatments)
-        error, growth, headroom, alpha, chemo_kill = parameters.T
+    def living(self, parameters: Array, days: Array, treatments: Treatments) -> Array:
+        """Volumes in mL (n,m) for samples (n,p) of the prior's parameters."""
+        error, growth, headroom, alpha, chemo_kill, _, unknown = parameters.T
+        effect = TreatmentEffect(treatments, unknown)
         volume = self.start.volume_ml * np.exp(error)
-        headroom = np.maximum(headroom, 1e-9)
+        headroom = np.maximum(headroom, LEAST_HEADROOM * volume)
         capacity = volume + headroom
         share = volume / capacity
         rate = growth * capacity / headroom if self.kind == "logistic" else growth / np.log1p(headroom / volume)
         volumes, day = np.empty((len(parameters), len(days))), self.start.day
-        for number, until in enumerate(days):
+        for number, until in enumerate(days.tolist()):
             pieces = effect.pieces(day, until) if until > day else []
             if self.kind == "logistic":
                 p, q = local_map(pieces, rate, alpha, chemo_kill)
@@ -78,34 +64,41 @@ class GrowthCurve:
             volumes[:, number], day = share * capacity, until
         return volumes
 
-    def fit(self, visits: Sequence[Visit], treatments: Treatments, *, seed: int = 0) -> Posterior:
+    def started_at(self, visit: Visit) -> GrowthCurve:
+        """The same kind of curve from another visit on."""
+        return GrowthCurve(visit, self.kind, members=self.members, steps=self.steps)
+
+    def sampled(
+        self, log_measured: Array, sd: Array, days: Sequence[float], treatments: Treatments, seed: int
+    ) -> tuple[Array, float]:
         """The full posterior by emcee (affine-invariant ensemble; Foreman-Mackey et al., PASP 125 (2013) 306-312)."""
-        visits = since_surgery(visits, treatments)
-        model = GrowthCurve(visits[0], self.kind, members=self.members, steps=self.steps)
-        prior, later = model.prior(), visits[1:]
-        if not later:
-            samples = prior.from_normal(prior.draw(self.members, np.random.default_rng(seed)))
-            effective = float(self.members)
-        else:
-            days = [visit.day for visit in later]
-            measured = np.array([visit.log_volume for visit in later])
-            sd = np.array([visit.log_sd for visit in later])
+        prior = self.prior()
 
-            def log_posterior(deviates: Array) -> Array:
-                volumes = model.simulate(prior.from_normal(deviates), days, treatments)
-                return prior.log_density(deviates) - 0.5 * (((log_volume(volumes) - measured) / sd) ** 2).sum(axis=1)
+        def log_posterior(deviates: Array) -> Array:
+            volumes = self.simulate(prior.from_normal(deviates), days, treatments)
+            return prior.log_density(deviates) - 0.5 * (((log_volume(volumes) - log_measured) / sd) ** 2).sum(axis=1)
 
-            deviates, effective = _sample(log_posterior, prior, self.steps, self.members, seed)
-            samples = prior.from_normal(deviates)
-        explained = model.simulate(samples[:100], [visit.day for visit in later], treatments)
-        notes = posterior_notes(effective, visits, explained, treatments)
-        return Posterior(model, prior.names, samples, visits, treatments, bool(later), effective, notes)
+        deviates, effective = _sample(log_posterior, prior, self.steps, self.members, seed)
+        return prior.from_normal(deviates), effective
 
     def continued(
         self, parameters: Array, visits: Sequence[Visit], treatments: Treatments
     ) -> tuple[GrowthCurve, Array]:
-        """The curve goes on as it is."""
-        return self, parameters
+        """The same curves, told from the last visit on where they can start anew from it."""
+        last = fresh_start(visits, treatments)
+        if last is None:
+            return self, parameters
+        error, growth, headroom = parameters[:, :3].T
+        volume = self.start.volume_ml * np.exp(error)
+        headroom = np.maximum(headroom, LEAST_HEADROOM * volume)
+        grown = self.living(parameters, np.array([last.day]), treatments)[:, 0]
+        left = np.maximum(volume + headroom - grown, LEAST_HEADROOM * grown)
+        if self.kind == "logistic":
+            growth = growth * left / headroom
+        else:
+            growth = growth * np.log1p(left / grown) / np.log1p(headroom / volume)
+        told = [np.log(grown / last.volume_ml), growth, left]
+        return self.started_at(last), np.column_stack([*told, parameters[:, 3:]])
 
 
 def _gompertz(pieces: list[Piece], rate: Array, alpha: Array, chemo_kill: Array, share: Array) -> Array:
@@ -114,9 +107,14 @@ def _gompertz(pieces: list[Piece], rate: Array, alpha: Array, chemo_kill: Array,
     for piece in pieces:
         for fraction in piece.fractions:
             log_share = log_share - log_kill(alpha, fraction.mean_dose_gy)
+        # Growth, kill, growth (Strang): exact without the drug, and second order in its few half-lives
         half = np.exp(-rate * piece.days / 2)
         log_share = (log_share * half - chemo_kill * piece.exposure) * half
-    return np.exp(np.maximum(log_share, -700.0))
+        log_share = np.maximum(log_share - piece.unknown_kill * (1 - half**2) / rate, _LEAST)
+    return np.exp(log_share)
+
+
+_LEAST = -700.0  # what double precision can take the exponential of
 
 
 def _sample(

@@ -1,7 +1,7 @@
 """The twin's outlook: what the store knows goes to a growth model, what the model says is sealed in the store.
 
 A forecast holds the volume of one region with its bands under several scenarios, persistence and log-linear
-extrapolation beside them, a map of where the tumour may be, and how all this would have fared on the patient's past.
+extrapolation beside them, maps of where the tumour may be, and how all this would have fared on the patient's past.
 It is kept before the next scan is known and never changed; `outlook_score` scores it when that scan has come.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from twinseg.errors import Cancelled, InputError
 from twinseg.inference import Report
@@ -26,7 +25,7 @@ from twinseg.twin.forecast import BackTest, Forecast, back_test, forecast, scena
 from twinseg.twin.growth_curves import GrowthCurve
 from twinseg.twin.lesions import LesionSettings, followed_region
 from twinseg.twin.outlook_brain import brain_mask
-from twinseg.twin.posterior import Array, GrowthModel, Posterior, Visit, since_surgery
+from twinseg.twin.posterior import GrowthModel, Posterior, Visit, since_surgery
 from twinseg.twin.spatial_growth import VISIBLE_ENHANCING, VISIBLE_ON_FLAIR, SpatialGrowth
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import Record
@@ -49,7 +48,7 @@ class OutlookConfig:
         region: of the task, by name; None: the one that lesions are followed in.
         growth: "space" (reaction and diffusion, with a map) or "curve" (Gompertz, volumes alone).
         days_ahead: rising, days after the last scan that are forecast.
-        map_days_ahead: the day of the map, after the last scan; None: no map.
+        map_days_ahead: the day of the maps, one a scenario, after the last scan; None: no map.
         treatment_days_ahead: after the last scan, when the scenarios' treatments begin.
         dose_map: dose in Gy for a prescription of `PRESCRIBED_GY`, in the baseline's space: one more scenario.
         members: samples of the posterior.
@@ -82,12 +81,14 @@ class OutlookConfig:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A forecast before it is sealed. forecasts: by scenario, the first without treatment beyond what is recorded."""
+    """A forecast before it is sealed. forecasts: by scenario, the first without treatment beyond what is recorded;
+    maps: what their map files will hold, by name."""
 
     region: str
     config: OutlookConfig
     posterior: Posterior
     forecasts: tuple[Forecast, ...]
+    maps: dict[str, bytes]
     tested: BackTest
     notes: tuple[str, ...]
     timepoints: tuple[str, ...]
@@ -101,7 +102,10 @@ class Outlook:
             "known": list(self.timepoints),
             "last": {"day": last.day, "volume_ml": last.volume_ml, "sd_ml": last.sd_ml},
             "treatments": self.posterior.treatments.to_json(),
-            "scenarios": [one.to_json() for one in self.forecasts],
+            "scenarios": [
+                {**one.to_json(), "probability_file": map_file(number) if one.probability is not None else None}
+                for number, one in enumerate(self.forecasts)
+            ],
             "back_test": {
                 "trials": [{**vars(trial), "covered": bool(trial.covered)} for trial in self.tested.trials],
                 "log_errors": dict(self.tested.errors),
@@ -142,22 +146,17 @@ def look_ahead(twin: Twin, config: OutlookConfig | None = None, report: Report =
     map_day = None if config.map_days_ahead is None else last + config.map_days_ahead
     plans = scenarios(last + config.treatment_days_ahead, _dose_shares(twin, config.dose_map), treatments)
     forecasts: list[Forecast] = []
+    maps: dict[str, bytes] = {}
     for number, (name, plan) in enumerate(plans.items()):
         at = (0.5 + 0.5 * number / len(plans), name)
         look()
-        forecasts.append(
-            forecast(
-                posterior,
-                days,
-                plan,
-                scenario=name,
-                map_day=map_day if number == 0 else None,
-                members=config.members,
-                seed=config.seed,
-            )
-        )
+        one = forecast(posterior, days, plan, scenario=name, map_day=map_day, members=config.members, seed=config.seed)
+        forecasts.append(one)
+        if one.probability is not None and twin.frame is not None:
+            file = map_file(number)
+            maps[file] = volume_bytes(Path(file), Volume(one.probability, twin.frame.affine))
     notes = _notes(twin, config, forecasts[0], tested, treatments)
-    return Outlook(region, config, posterior, tuple(forecasts), tested, notes, names)
+    return Outlook(region, config, posterior, tuple(forecasts), maps, tested, notes, names)
 
 
 def seal(twin: Twin, outlook: Outlook) -> Record:
@@ -168,11 +167,12 @@ def seal(twin: Twin, outlook: Outlook) -> Record:
     np.save(samples, outlook.posterior.samples, allow_pickle=False)
     fit = {"names": list(outlook.posterior.names), "known": list(outlook.timepoints), **outlook.posterior.summary()}
     grown = twin.add_record("growth", {"growth": outlook.config.growth, **fit}, {"samples.npy": samples.getvalue()})
-    files = {}
-    if (probability := outlook.forecasts[0].probability) is not None:
-        assert twin.frame is not None
-        files[MAP_FILE] = volume_bytes(Path(MAP_FILE), Volume(probability, twin.frame.affine))
-    return twin.add_record("forecasts", {**outlook.to_json(), "fit": grown.name}, files)
+    return twin.add_record("forecasts", {**outlook.to_json(), "fit": grown.name}, outlook.maps)
+
+
+def map_file(scenario: int) -> str:
+    """The name of a scenario's map in the record of its forecast."""
+    return MAP_FILE if scenario == 0 else f"probability-{scenario}.nii.gz"
 
 
 def forecast_region(task: Task, name: str | None) -> tuple[str, tuple[int, ...]]:
@@ -218,33 +218,7 @@ def growth_model(twin: Twin, region: str, start: Visit, config: OutlookConfig, l
     name = next((name for name in REGISTERED_ON if name in baseline.images), next(iter(baseline.images)))
     image = resample_to(twin.image(baseline, name), frame.affine, frame.shape)
     brain = Brain.of_unknown_tissue(brain_mask(image), image.spacing)
-    return WatchedGrowth(start, brain, look=look, visible_density=visible, members=config.members, device=config.device)
-
-
-class WatchedGrowth(SpatialGrowth):
-    """Growth in space that calls `look` after every batch of samples, which may raise to stop it."""
-
-    def __init__(self, start: Visit, brain: Brain, *, look: Callable[[], None], **options: Any) -> None:
-        super().__init__(start, brain, **options)
-        self.look = look
-
-    def _started(self, visit: Visit) -> SpatialGrowth:
-        if visit is self.start:
-            return self
-        return WatchedGrowth(visit, self.brain, look=self.look, **self._options)
-
-    def _run(
-        self,
-        parameters: Array,
-        days: Sequence[float],
-        treatments: Treatments,
-        collect: Callable[[int, NDArray[np.intp], Tensor], None],
-    ) -> None:
-        def watched(day: int, chosen: NDArray[np.intp], seen: Tensor) -> None:
-            self.look()
-            collect(day, chosen, seen)
-
-        super()._run(parameters, days, treatments, watched)
+    return SpatialGrowth(start, brain, look=look, visible_density=visible, members=config.members, device=config.device)
 
 
 def _dose_shares(twin: Twin, dose_map: Volume | None) -> NDArray[np.float32] | None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinseg.tasks import load_task
+from twinseg.twin.outlook_table import forecast_table
 from twinseg.twin.posterior import Visit, log_volume
 from twinseg.twin.report import ForecastBands
 from twinseg.twin.store import Twin
@@ -43,14 +44,25 @@ def newest_bands(twin: Twin) -> ForecastBands | None:
         return None
     content = records[-1].content
     days, curves = _curves(content)
-    said = [*content["notes"]]
+    said = [*content["notes"], *_of_scenarios(content)]
     if any(point.revision > records[-1].revision for point in twin.timepoints):
         said.append(f"Made when the scan of day {content['last']['day']:g} was the newest.")
     scored = [score for record in records for score in record.scores]
     said += [score["words"] for score in scored[-2:]]
     title = next((r.title for r in load_task(twin.task).regions if r.name == content["region"]), content["region"])
     drawn = {name: curves[name] for name in ("median", "low50", "high50", "low90", "high90")}
-    return ForecastBands(days=days, **drawn, region=title, note=" ".join(said))
+    header, rows = forecast_table(content)
+    return ForecastBands(days=days, **drawn, region=title, notes=tuple(said), table=(header, *rows))
+
+
+def _of_scenarios(content: dict[str, Any]) -> list[str]:
+    """What must be said of some scenarios only, each sentence once, with the scenarios' names."""
+    names: dict[str, list[str]] = {}
+    for one in content["scenarios"]:
+        for note in one["notes"]:
+            if note not in content["notes"]:
+                names.setdefault(note, []).append(one["scenario"])
+    return [f"{'; '.join(scenarios)}: {note}" for note, scenarios in names.items()]
 
 
 def _score(twin: Twin, record: Record, point: TimePoint, measured: Measured) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def forecast_table(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for one in told["scenarios"]:
         wide = next(band for band in one["bands"] if band["level"] == 0.9)
         volumes = [f"{one['median_ml'][n]:.1f} ({wide['low_ml'][n]:.1f}–{wide['high_ml'][n]:.1f})" for n in shown]
-        rows.append([one["scenario"], *volumes, _progression(one["time_to_progression_days"])])
+        title = one["scenario"] + (" (from other patients alone)" if one.get("prior_alone") else "")
+        rows.append([title, *volumes, _progression(one["time_to_progression_days"])])
     for title, curve in (("persistence", "persistence_ml"), ("log-linear extrapolation", "log_linear_ml")):
         if first[curve] is not None:
             rows.append([title, *(f"{first[curve][n]:.1f}" for n in shown), "–"])

@@ -23,10 +23,13 @@ from twinseg.twin.response import Assessment
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import TimePoint
 from twinseg.twin.timeline import Measured, draw_volumes, lesion_history, timeline
-from twinseg.twin.treatments import Treatments
+from twinseg.twin.treatments import KINDS, Treatments
 from twinseg.volumes import to_ras, write_atomically
 
+WIDTH = 130  # characters of small print across the page
+LINE = 0.0125  # of small print, as a share of the page's height
 PICTURES = 4  # at most: the baseline and the last scans
+FORECAST_CELLS = "Median volume in mL, with the 90 % band."
 NOTICE = "For research. Not for diagnosis, and not for decisions on treatment."
 
 STYLE = """
@@ -40,7 +43,9 @@ small,li{color:#57606a}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #eaeef2;vertical-align:top}
 th{font-weight:600}
-td.number{text-align:right;white-space:nowrap}
+caption{text-align:left;color:#57606a;font-size:.85rem;padding:.2rem .5rem}
+.number{text-align:right}
+td.number{white-space:nowrap}
 td.response{font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:0}
 dt{color:#57606a}
@@ -52,7 +57,8 @@ dd{margin:0;overflow-wrap:anywhere}
 @dataclass(frozen=True)
 class ForecastBands:
     """A forecast to draw. days (N,): since the baseline; median and the ends of the 50 and 90 % bands (N,), mL; region:
-    its title; note: what must be said with it (how it fared against persistence, say)."""
+    its title; notes: what must be said with it (how it fared against persistence, say); table: a header and rows of
+    what would come of each scenario."""
 
     days: NDArray[np.float64]
     median: NDArray[np.float64]
@@ -61,7 +67,8 @@ class ForecastBands:
     low90: NDArray[np.float64]
     high90: NDArray[np.float64]
     region: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    table: tuple[list[str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Contents:
     task: Task
     measured: tuple[Measured, ...]
     assessed: Assessed
+    treatments: Treatments
     forecast: ForecastBands | None
 
 
@@ -80,7 +88,8 @@ def write_report(
 ) -> None:
     """Write the page as HTML and, if asked for, as PDF. Raises InputError where a file cannot be written or the twin is
     damaged."""
-    contents = Contents(twin, load_task(twin.task), timeline(twin), last_assessments(twin), forecast)
+    treatments = Treatments.from_json(twin.document("treatments.json"))
+    contents = Contents(twin, load_task(twin.task), timeline(twin), last_assessments(twin), treatments, forecast)
     write_atomically(html, _html(contents).encode())
     if pdf is not None:
         write_atomically(pdf, _pdf(contents))
@@ -92,7 +101,8 @@ def write_report(
 def _html(contents: Contents) -> str:
     sections = [("Volume over time", _picture(_chart(contents), "Volume of each region over time"))]
     if contents.forecast is not None:
-        sections[0] = ("Volume over time, and forecast", sections[0][1] + f"<p>{escape(contents.forecast.note)}</p>")
+        sections[0] = ("Volume over time, and forecast", sections[0][1])
+        sections.append((f"Forecast: {contents.forecast.region}", _forecast(contents.forecast)))
     if scans := _shown(contents):
         sections.append(
             ("Scans", _picture(_scans_figure(contents, scans), "An axial slice of each scan, with outlines"))
@@ -115,6 +125,22 @@ def _picture(figure: Any, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{content}">'
 
 
+def _forecast(forecast: ForecastBands) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in forecast.notes)
+    if not forecast.table:
+        return f"<ul>{notes}</ul>"
+    head, *rows = (
+        f"<tr><{tag}>{escape(first)}</{tag}>"
+        + "".join(f'<{tag} class="number">{escape(cell)}</{tag}>' for cell in others)
+        + "</tr>"
+        for tag, (first, *others) in zip(["th", *["td"] * len(forecast.table)], forecast.table, strict=False)
+    )
+    return (
+        f"<table><caption>{FORECAST_CELLS}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<ul>{notes}</ul>"
+    )
+
+
 def _response_tables(assessed: Assessed) -> str:
     if not assessed:
         return "<p>Not assessed yet.</p>"
@@ -123,7 +149,8 @@ def _response_tables(assessed: Assessed) -> str:
 
 
 def _response_table(measure: str, assessments: tuple[Assessment, ...]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in _response_header(measure))
+    *sizes, last = _response_header(measure)
+    head = "".join(f'<th class="number">{escape(cell)}</th>' for cell in sizes) + f"<th>{escape(last)}</th>"
     rows = []
     for one in assessments:
         day, size, from_baseline, from_nadir = (f'<td class="number">{escape(cell)}</td>' for cell in _cells(one))
@@ -180,13 +207,8 @@ def _definitions(entries: dict[str, str]) -> str:
 
 
 def _response_header(measure: str) -> list[str]:
-    return [
-        "day",
-        "sum of products, mm²" if measure == "2D" else "volume, mL",
-        "from baseline",
-        "from nadir",
-        "response",
-    ]
+    size = "sum of products, mm²" if measure == "2D" else "volume, mL"
+    return ["day", size, "from baseline", "from nadir", "response"]
 
 
 def _cells(one: Assessment) -> list[str]:
@@ -211,9 +233,9 @@ def _provenance(contents: Contents) -> dict[str, str]:
             said.append(f"segmentation: {drawn.origin}{by}{f', adapted by {drawn.delta}' if drawn.delta else ''}")
         unsure = f" ± {scan.day_uncertainty:g}" if scan.day_uncertainty else ""
         entries[f"scan of day {scan.day:g}{unsure}"] = "; ".join(said) or "no segmentation"
-    treatments = vars(Treatments.from_json(twin.document("treatments.json")))
+    given = {kind: getattr(contents.treatments, kind) for kind in KINDS}
     entries["treatments"] = "; ".join(
-        f"{kind}: {'not known' if given is None else len(given) or 'none'}" for kind, given in treatments.items()
+        f"{kind}: {'not known' if courses is None else len(courses) or 'none'}" for kind, courses in given.items()
     )
     entries["made by"] = f"twinseg {__version__}"
     return entries
@@ -229,14 +251,27 @@ def _chart(contents: Contents) -> Any:
 
 def _draw_chart(axes: Any, contents: Contents) -> None:
     draw_volumes(axes, contents.measured, contents.task)
+    _draw_treatments(axes, contents.treatments)
     if (bands := contents.forecast) is not None:
         for low, high, alpha, share in ((bands.low90, bands.high90, 0.18, 90), (bands.low50, bands.high50, 0.35, 50)):
             axes.fill_between(
                 bands.days, low, high, color="tab:purple", alpha=alpha, linewidth=0, label=f"{share} % band"
             )
         axes.plot(bands.days, bands.median, "--", color="tab:purple", label=f"forecast, {bands.region}")
-        axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set_ylim(bottom=0)
+
+
+def _draw_treatments(axes: Any, treatments: Treatments) -> None:
+    """Bars along the top while radiotherapy and chemotherapy went on, and a line at each operation."""
+    kinds = (("radiotherapy", "tab:red", 0.985), ("chemotherapy", "tab:olive", 0.955))
+    for kind, color, height in kinds:
+        for number, course in enumerate(getattr(treatments, kind) or ()):
+            ends = [min(course.days, default=0.0), max(course.days, default=0.0)]
+            label = kind if number == 0 else None
+            axes.plot(ends, [height] * 2, color=color, linewidth=4, transform=axes.get_xaxis_transform(), label=label)
+    for number, surgery in enumerate(treatments.surgery or ()):
+        axes.axvline(surgery.day, color="tab:gray", linestyle=":", label="operation" if number == 0 else None)
 
 
 def _shown(contents: Contents) -> list[TimePoint]:
@@ -273,14 +308,8 @@ def _draw_scan(axes: Any, contents: Contents, scan: TimePoint) -> None:
         z = int(np.clip(round(float(points[0, 2])), 0, ras.shape[2] - 1))
     if image is not None:
         low, high = np.percentile(image.array, (1, 99.5))
-        axes.imshow(
-            image.array[:, :, z].T,
-            cmap="gray",
-            vmin=low,
-            vmax=high,
-            origin="lower",
-            aspect=ras.spacing[1] / ras.spacing[0],
-        )
+        aspect = ras.spacing[1] / ras.spacing[0]
+        axes.imshow(image.array[:, :, z].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
     for label in contents.task.labels:
         mask = (ras.array[:, :, z] == label.value).T
         if mask.any() and not mask.all():
@@ -300,32 +329,50 @@ def _draw_scan(axes: Any, contents: Contents, scan: TimePoint) -> None:
 
 
 def _pdf(contents: Contents) -> bytes:
-    """One A4 page. No date of its making is put in, so that equal twins give equal pages."""
+    """The page as PDF. No date of its making is put in, so that equal twins give equal pages."""
     from matplotlib.backends.backend_pdf import PdfPages
+
+    buffer = io.BytesIO()
+    with PdfPages(buffer, metadata={"Title": f"Patient twin {contents.twin.pseudonym}", "CreationDate": None}) as pages:
+        pages.savefig(_page(contents))
+    return buffer.getvalue()
+
+
+def _page(contents: Contents) -> Any:
+    """One A4 page, a matplotlib figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.27, 11.69))
     figure.text(0.07, 0.965, f"Patient twin {contents.twin.pseudonym}", fontsize=15, weight="bold")
     figure.text(0.07, 0.948, NOTICE, fontsize=8, color="#8a2b06")
-    _draw_chart(figure.add_axes((0.1, 0.75, 0.84, 0.18)), contents)
-    if contents.forecast is not None:
-        figure.text(0.07, 0.7, contents.forecast.note, fontsize=8)
+    _draw_chart(figure.add_axes((0.1, 0.775, 0.84, 0.16)), contents)
     for column, scan in enumerate(_shown(contents)):
-        axes = figure.add_axes((0.07 + 0.22 * column, 0.53, 0.21, 0.15))
+        axes = figure.add_axes((0.07 + 0.22 * column, 0.565, 0.21, 0.15))
         _draw_scan(axes, contents, scan)
         axes.title.set_color("black")
-    top = 0.51
-    for measure, ones in contents.assessed.items():
-        top = _write_lines(figure, top, _response_lines(measure, ones))
-    lines = [("Where this comes from", True, 0.07)]
-    lines += [
-        (line, False, 0.07) for key, value in _provenance(contents).items() for line in _wrapped(f"{key}: {value}")
-    ]
-    _write_lines(figure, top, lines)
-    buffer = io.BytesIO()
-    with PdfPages(buffer, metadata={"Title": f"Patient twin {contents.twin.pseudonym}", "CreationDate": None}) as pages:
-        pages.savefig(figure)
-    return buffer.getvalue()
+    top = 0.545
+    if contents.forecast is not None:
+        top = _write_forecast(figure, top, contents.forecast)
+    origin = textwrap.wrap(". ".join(f"{key}: {value}" for key, value in _provenance(contents).items()), WIDTH)
+    floor = 0.072 + LINE * len(origin)
+    for number, (measure, ones) in enumerate(contents.assessed.items()):
+        _write_lines(figure, top, _response_lines(measure, ones), right=0.44 * number, floor=floor)
+    lines = [("Where this comes from", True, 0.07), *((line, False, 0.09) for line in origin)]
+    _write_lines(figure, floor - 0.032, lines, floor=0.0)
+    return figure
+
+
+def _write_forecast(figure: Any, top: float, forecast: ForecastBands) -> float:
+    figure.text(0.07, top, f"Forecast: {forecast.region}", fontsize=9, weight="bold")
+    if forecast.table:
+        top -= 0.015
+        figure.text(0.07, top, FORECAST_CELLS, fontsize=7, color="#57606a")
+    for number, row in enumerate(forecast.table):
+        top -= 0.0135
+        for left, cell in zip((0.07, 0.36, 0.495, 0.63, 0.765), row, strict=False):
+            figure.text(left, top, cell, fontsize=7, weight="normal" if number else "bold")
+    notes = [(line, False, 0.09) for note in forecast.notes for line in textwrap.wrap(f"– {note}", WIDTH)]
+    return _write_lines(figure, top - 0.016, notes)
 
 
 def _response_lines(measure: str, assessments: tuple[Assessment, ...]) -> list[tuple[str, bool, float]]:
@@ -333,23 +380,23 @@ def _response_lines(measure: str, assessments: tuple[Assessment, ...]) -> list[t
     for one in assessments:
         day, size, from_baseline, from_nadir = _cells(one)
         unit = "mm²" if measure == "2D" else "mL"
-        changes = f"{from_baseline} from the baseline, {from_nadir} from the nadir"
-        lines.append((f"day {day}: {one.words}  ({size} {unit}, {changes})", False, 0.07))
-        lines += [(line, False, 0.09) for line in _wrapped(" ".join(one.trace))]
+        changes = "" if one.from_nadir is None else f"; {from_baseline} from baseline, {from_nadir} from nadir"
+        lines.append((f"day {day}: {one.words}  ({size} {unit}{changes})", False, 0.07))
+        lines += [(line, False, 0.09) for line in textwrap.wrap(" ".join(one.trace), 62)]
     return lines
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 130)
-
-
-def _write_lines(figure: Any, top: float, lines: list[tuple[str, bool, float]]) -> float:
-    """Write lines (text, bold, left) downwards from `top`; what does not fit on the page is said to be in the HTML."""
+def _write_lines(
+    figure: Any, top: float, lines: list[tuple[str, bool, float]], *, right: float = 0.0, floor: float = 0.04
+) -> float:
+    """Write lines (text, bold, left) downwards from `top` to the `floor`, moved to the `right`; what does not fit on
+    the page is said to be in the HTML."""
     for text, bold, left in lines:
-        if top < 0.04:
-            figure.text(0.07, 0.025, "… the rest is in the HTML report.", fontsize=7, color="#57606a")
+        if top < floor:
+            figure.text(0.07 + right, top, "… the rest is in the HTML report.", fontsize=7, color="#57606a")
             return top
         color = "black" if left < 0.08 else "#57606a"
-        figure.text(left, top, text, fontsize=9 if bold else 7, weight="bold" if bold else "normal", color=color)
-        top -= 0.018 if bold else 0.0125
+        weight = "bold" if bold else "normal"
+        figure.text(left + right, top, text, fontsize=9 if bold else 7, weight=weight, color=color)
+        top -= 0.018 if bold else LINE
     return top - 0.008

@@ -13,8 +13,10 @@ PD            +25 % or more, from the nadir              +40 % or more, from the
 SD            all else                                   all else
 ============  =========================================  ======================================
 
-Where the papers leave room, or differ, `Criteria` (response_visits.py) has a
-setting, and says what is the default and after whom.
+The baseline is the first scan after radiotherapy, and progression in the twelve weeks after it needs a second scan.
+Where the papers leave room, or differ, `Criteria` (response_visits.py) has a setting, and says what is the default and
+after whom. Not judged by this program: T2 and FLAIR (RANO 2.0 asks for them where tumours do not enhance), histology,
+and whether a lesion shows on two slices.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from twinseg.twin.store_records import refuse_calendar_dates
 
 RESPONSES = ("CR", "PR", "SD", "PD")
 TITLES = {
+    "before the baseline": "Before the baseline",
     "baseline": "Baseline",
     "CR": "Complete response",
     "PR": "Partial response",
@@ -39,7 +42,8 @@ TITLES = {
     "PD": "Progressive disease",
 }
 RULES = {
-    "baseline": "the first scan, which the others are compared with",
+    "before-baseline": "not assessed: scans are compared with the first one after radiotherapy",
+    "baseline": "the scan which the later ones are compared with",
     "PD-size": "the lesions grew from the nadir by the limit or more",
     "PD-reappeared": "measurable disease after the nadir was zero",
     "PD-new-lesion": "a measurable lesion that was not there before",
@@ -107,12 +111,12 @@ def assess(
     visits: Sequence[Visit],
     criteria: Criteria | None = None,
     *,
-    radiotherapy_end: float | None = None,
+    radiotherapy_ends: Sequence[float] = (),
     overrides: Sequence[Override] = (),
 ) -> tuple[Assessment, ...]:
-    """Assess each visit against the first (the baseline) and the nadir before it.
+    """Assess each visit against the first (the baseline, see `baseline_of`) and the nadir before it.
 
-    radiotherapy_end: day of the last fraction, None if there was none or nobody knows. Raises InputError for visits
+    radiotherapy_ends: days of each course's last fraction, as far as they are known. Raises InputError for visits
     that are out of order and for an override of a visit that is not there.
     """
     criteria = criteria or Criteria()
@@ -121,9 +125,9 @@ def assess(
     for before, after in itertools.pairwise(visits):
         if after.day <= before.day:
             raise InputError(f"day {after.day:g} does not come after day {before.day:g}; put the visits in order")
-    assessed = [_baseline(visits[0], criteria)]
+    assessed = [_baseline(visits[0], criteria, radiotherapy_ends)]
     for number in range(1, len(visits)):
-        assessed.append(_assess_one(visits[: number + 1], criteria, radiotherapy_end))
+        assessed.append(_assess_one(visits[: number + 1], criteria, radiotherapy_ends))
     assessed = [_confirm(number, visits, assessed, criteria) for number in range(len(visits))]
     for override in overrides:
         named = [number for number, found in enumerate(assessed) if found.timepoint == override.timepoint]
@@ -133,11 +137,30 @@ def assess(
     return tuple(assessed)
 
 
+def before_baseline(visit: Visit) -> Assessment:
+    """What stands in the place of an assessment for a scan before the baseline."""
+    trace = (f"{TITLES['before the baseline']}: {RULES['before-baseline']}.",)
+    return Assessment(
+        visit.timepoint,
+        visit.day,
+        "before the baseline",
+        "before-baseline",
+        visit.size,
+        visit.size_sd,
+        None,
+        None,
+        trace,
+    )
+
+
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-def _baseline(visit: Visit, criteria: Criteria) -> Assessment:
+def _baseline(visit: Visit, criteria: Criteria, radiotherapy_ends: Sequence[float]) -> Assessment:
     trace = [f"Baseline: {visit.size:.4g} {criteria.unit}."]
+    since = _days_since(radiotherapy_ends, visit.day)
+    if since is not None and not 21 <= since <= 35 and since <= criteria.early_days:
+        trace.append(f"It is {since:g} days after radiotherapy; RANO 2.0 wants it 21 to 35 days after.")
     if not visit.measurable:
         trace.append("No lesion is measurable, so that no response can be told, only progression.")
     return Assessment(
@@ -145,7 +168,12 @@ def _baseline(visit: Visit, criteria: Criteria) -> Assessment:
     )
 
 
-def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy_end: float | None) -> Assessment:
+def _days_since(ends: Sequence[float], day: float) -> float | None:
+    """Days since the last of the `ends` before `day`; None where there is none."""
+    return min((day - end for end in ends if end <= day), default=None)
+
+
+def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy_ends: Sequence[float]) -> Assessment:
     """The last of the visits, against the first and the smallest before it."""
     baseline, visit = visits[0], visits[-1]
     nadir = min(visits[:-1], key=lambda before: before.size)
@@ -153,15 +181,13 @@ def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy_end: f
     rule = _progression(visit, nadir, criteria, trace) or _response(visit, baseline, criteria, trace)
     response = rule.split("-")[0]
     trace.insert(0, f"{TITLES[response]}: {RULES[rule]}.")
-    preliminary = False
-    if response == "PD" and rule != "PD-clinical" and radiotherapy_end is not None:
-        since = visit.day - radiotherapy_end
-        preliminary = 0 <= since <= criteria.early_days
-        if preliminary:
-            trace.append(
-                f"Day {visit.day:g} is {since:g} days after radiotherapy: preliminary until a scan "
-                f"{criteria.confirmation_days:g} days later or more confirms it."
-            )
+    since = _days_since(radiotherapy_ends, visit.day)
+    preliminary = response == "PD" and rule != "PD-clinical" and since is not None and since <= criteria.early_days
+    if preliminary:
+        trace.append(
+            f"Day {visit.day:g} is {since:g} days after radiotherapy: preliminary until a scan "
+            f"{criteria.confirmation_days:g} days later or more confirms it."
+        )
     likelihood = _likelihood(response, visit, baseline, nadir, criteria) if rule in ("PD-size", "PR", "SD") else None
     if likelihood is not None and likelihood < 0.9:
         trace.append(f"Given the errors of measurement this side of the limits is {likelihood:.0%} likely.")
@@ -211,8 +237,10 @@ def _response(visit: Visit, baseline: Visit, criteria: Criteria, trace: list[str
         return "SD"
     complete = visit.lesions == 0
     if not complete and not _at_least(baseline.size * (1 - criteria.shrinkage), visit.size):
+        if criteria.steroids_matter and _more(visit.steroids_mg, baseline.steroids_mg):
+            trace.append("More steroids than at the baseline: neither stable nor progressive by RANO; observe closely.")
         return "SD"
-    allowed = 0.0 if complete else baseline.steroids_mg
+    allowed = criteria.physiological_steroids_mg if complete else baseline.steroids_mg
     if criteria.steroids_matter:
         if visit.steroids_mg is None or allowed is None:
             trace.append("The steroid dose is not known: taken as no higher than allowed.")
@@ -276,6 +304,10 @@ def _sentence(visit: Visit, baseline: Visit, nadir: Visit, criteria: Criteria) -
 
 def _change(size: float, reference: float) -> float | None:
     return size / reference - 1 if reference > 0 else None
+
+
+def _more(dose: float | None, before: float | None) -> bool:
+    return dose is not None and before is not None and dose > before
 
 
 def _at_least(value: float, limit: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,33 +15,42 @@ CLINICAL = ("better", "stable", "worse")
 
 @dataclass(frozen=True)
 class Criteria:
-    """The rules' numbers and choices.
+    """The rules' numbers and choices. "Wen 2023" is RANO 2.0; what is marked (review) was read in a review of it (RANO
+    2.0, Jpn. J. Radiol. 2025, PMC12479667) or in its abstract; the other papers are named in response.py.
 
     measure: 2D or 3D; partial, progression: shares of the baseline and the nadir (None: RANO 2.0's, see response.py);
-    measurable_mm: both diameters of a measurable lesion (Wen 2010, 2023); target_lesions: how many of the largest
-    measurable lesions are summed (None: all; Wen 2023 asks for the largest up to three, Wen 2010 for up to five, and a
-    program does not tire); confirmation_days: a response must hold so long (4 weeks, Wen 2010 and 2023);
+    baseline: the first scan after the first radiotherapy, if there was one and there is such a scan (Wen 2023, review),
+    or the first of all; baseline_day: the day of another baseline, as for a recurrence the last scan before its
+    treatment;
+    measurable_mm: both diameters of a measurable lesion (Wen 2010, 2023; thick slices ask for twice their thickness);
+    target_lesions: how many of the largest measurable lesions are summed (three, Wen 2023, review; five, Wen 2010;
+    None: all); confirmation_days: a response must hold so long (4 weeks, Wen 2010 and 2023);
     early_days: progression this soon after radiotherapy is preliminary until a scan after `confirmation_days` confirms
-    it (12 weeks, Wen 2023); confirmed_by: "persistence", the growth from the nadir still meets the limit, or "growth",
-    it meets the limit again from the preliminary scan (Ellingson 2017); new_lesion_progresses: a new measurable
-    lesion is progression by itself (Wen 2010), else it is only added to the sum (Ellingson 2017);
-    non_measurable_growth_mm: a lesion that was too small to measure progresses when it is measurable and both diameters
-    grew by this much from their smallest (Wen 2010's example is 5 × 5 to 10 × 10 mm); steroids_matter:
-    growth while steroids are reduced is no progression, a response on more steroids than at baseline is none (Wen
-    2010, 2023).
+    it (12 weeks, Wen 2023; longer for a treatment that often looks like progression); confirmed_by: "persistence", the
+    growth from the nadir still meets the limit, or "growth", it meets the limit again from the preliminary scan: both
+    are in use, and the paper's own words were not at hand; new_lesion_progresses: a new measurable
+    lesion is progression by itself (Wen 2010, 2023), else it is only added to the sum (Ellingson 2017);
+    non_measurable_growth_mm: a lesion that was too small to measure, or is no target, progresses when it is measurable
+    and both diameters grew by this much from their smallest (Wen 2010's example is 5 × 5 to 10 × 10 mm);
+    steroids_matter: growth while steroids are reduced is no progression, a response on more steroids than at baseline
+    is none (Wen 2010, 2023); physiological_steroids_mg: what a complete response allows, dexamethasone a day (Wen 2010
+    allows physiological replacement; 20 mg of hydrocortisone are as much).
     """
 
     measure: Literal["2D", "3D"] = "2D"
     partial: float | None = None
     progression: float | None = None
+    baseline: Literal["after-radiotherapy", "first"] = "after-radiotherapy"
+    baseline_day: float | None = None
     measurable_mm: float = 10.0
-    target_lesions: int | None = None
+    target_lesions: int | None = 3
     confirmation_days: float = 28.0
     early_days: float = 84.0
     confirmed_by: Literal["persistence", "growth"] = "persistence"
     new_lesion_progresses: bool = True
     non_measurable_growth_mm: float = 5.0
     steroids_matter: bool = True
+    physiological_steroids_mg: float = 0.75
 
     @property
     def shrinkage(self) -> float:
@@ -82,6 +91,22 @@ class Visit:
             raise InputError(f"clinical status {self.clinical!r}: unknown; use one of {', '.join(CLINICAL)}")
         if self.steroids_mg is not None and not self.steroids_mg >= 0:
             raise InputError(f"steroids {self.steroids_mg}: give dexamethasone equivalent in mg per day, 0 or more")
+
+
+def baseline_of(days: Mapping[str, float], criteria: Criteria, radiotherapy_ends: Sequence[float] = ()) -> str:
+    """The time point that the others are compared with. days: by time point. Raises InputError."""
+    names = sorted(days, key=lambda name: days[name])
+    if not names:
+        raise InputError("there is no scan to assess; add the baseline first")
+    if criteria.baseline_day is not None:
+        if criteria.baseline_day not in days.values():
+            raise InputError(
+                f"setting baseline_day {criteria.baseline_day:g}: no scan with a segmentation is of that day"
+            )
+        return next(name for name in names if days[name] == criteria.baseline_day)
+    if criteria.baseline == "after-radiotherapy" and radiotherapy_ends:
+        return next((name for name in names if days[name] > min(radiotherapy_ends)), names[0])
+    return names[0]
 
 
 def visits_of(

@@ -20,6 +20,8 @@ TEMOZOLOMIDE = "temozolomide"
 HALF_LIFE_DAYS = {TEMOZOLOMIDE: 1.8 / 24}
 """Half-lives in plasma, in days (temozolomide 1.8 h: Baker et al., Clin. Cancer Res. 5 (1999) 309-317)."""
 
+KINDS = ("radiotherapy", "chemotherapy", "surgery", "steroids")
+
 EXTENTS = ("biopsy", "partial", "subtotal", "gross total")
 
 
@@ -108,17 +110,27 @@ class Steroids:
 
 @dataclass(frozen=True)
 class Treatments:
-    """All that is known of a patient's treatment: for each kind a tuple, empty for "none given", None for unknown."""
+    """All that is known of a patient's treatment: for each kind a tuple, empty for "none given", None for unknown.
+
+    `more_unknown` marks a plan for a patient of whom it is not known what else is given. It is not written to JSON,
+    which holds what was given.
+    """
 
     radiotherapy: tuple[Radiotherapy, ...] | None = None
     chemotherapy: tuple[Chemotherapy, ...] | None = None
     surgery: tuple[Surgery, ...] | None = None
     steroids: tuple[Steroids, ...] | None = None
+    more_unknown: bool = False
 
     @classmethod
     def none_given(cls) -> Treatments:
         """The patient is known to have had no treatment."""
         return cls((), (), (), ())
+
+    @property
+    def kills_unknown(self) -> bool:
+        """Whether there may be radiotherapy or chemotherapy that nobody knows of."""
+        return self.more_unknown or self.radiotherapy is None or self.chemotherapy is None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers, strings and None.
@@ -135,9 +147,8 @@ class Treatments:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Treatments:
         """The reverse of `to_json`; a kind or a value that is missing is unknown. Raises InputError."""
-        known = {"radiotherapy", "chemotherapy", "surgery", "steroids"}
-        if not isinstance(data, Mapping) or set(data) - known:
-            raise InputError(f"treatments: expected an object with {', '.join(sorted(known))}; found {data!r:.80}.")
+        if not isinstance(data, Mapping) or set(data) - set(KINDS):
+            raise InputError(f"treatments: expected an object with {', '.join(KINDS)}; found {data!r:.80}.")
         try:
             return cls(
                 radiotherapy=_tuple(data.get("radiotherapy"), _radiotherapy_from_json),
@@ -227,12 +238,13 @@ def _chemotherapy_from_json(data: Mapping[str, Any]) -> Chemotherapy:
 
 def _assumptions(treatments: Treatments) -> list[str]:
     said = []
-    if treatments.radiotherapy is None:
-        said.append("Whether there was radiotherapy is not known: none is assumed.")
-    elif any(dose is None for course in treatments.radiotherapy for dose in course.dose_gy):
+    if unknown := [kind for kind in KINDS[:2] if getattr(treatments, kind) is None]:
+        said.append(
+            f"Whether there was or is {' or '.join(unknown)} is not known: the tumour may be held back or not, and the "
+            "bands are wide for it."
+        )
+    if any(dose is None for course in treatments.radiotherapy or () for dose in course.dose_gy):
         said.append("The dose of some radiotherapy fractions is not known: 2 Gy each are assumed.")
-    if treatments.chemotherapy is None:
-        said.append("Whether there was chemotherapy is not known: none is assumed.")
     for course in treatments.chemotherapy or ():
         if any(dose is None for dose in course.dose_mg_m2):
             said.append("Some doses of chemotherapy are not known: 75 mg/m² each are assumed.")
