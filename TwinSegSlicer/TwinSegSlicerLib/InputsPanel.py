@@ -14,7 +14,7 @@ from .Models import STARTER, ModelChoice, modelsFor
 from .ParameterNode import TwinSegSlicerParameterNode
 from .Sequences import findSequences, missingNote
 
-FIRST_SEQUENCE_ROW = 3  # of the form: task, model and what the model says of itself come first
+FIRST_SEQUENCE_ROW = 5  # of the form: task, model, what the model says of itself and the patient's twin come first
 
 
 class InputsPanel:
@@ -137,7 +137,7 @@ class InputsPanel:
                 self._parameters.task = self._ui.taskComboBox.currentData
                 models = modelsFor(self.task) if self.task is not None else []
                 self._parameters.model = models[0].path if models else STARTER
-                self._parameters.reference = ""
+                self._parameters.reference = self._parameters.twin = ""
                 self.findSequences()
 
     def _onModel(self) -> None:

@@ -14,7 +14,8 @@ class SegmentParameters(Protocol):
     task: its name; model: a model file, "" for the task's starter model; device: as the worker names it, or "auto";
     flips: average over mirrored copies; uncertainty: make an uncertainty volume, too; reference: the sequence on whose
     grid the result lies, "" for the one with most voxels a millilitre; replace: remove the segmentation of the same
-    image and task that was made before.
+    image and task that was made before. It may also have `twin`, the folder's name, in this computer's twins, of the
+    patient whose adapted model segments; a batch, which is of many patients, has none.
     """
 
     task: str
@@ -37,5 +38,6 @@ class TwinSegSlicerParameterNode:
     uncertainty: bool = True
     reference: str = ""
     replace: bool = False
+    twin: str = ""
     volumes: dict[str, vtkMRMLScalarVolumeNode]
     segmentation: vtkMRMLSegmentationNode

@@ -18,16 +18,17 @@ from vtk.util.numpy_support import numpy_to_vtk
 from twinseg.tasks import Label, Region, Task
 
 from .Sequences import RESULT_ATTRIBUTE
+from .ShareOverlay import drawAsShares
 from .VolumeBridge import NodeImage, imageArray
 
 # Attributes of the segmentation node; they are saved with the scene.
 TASK, MODEL, MODEL_TITLE, COMPUTED = "TwinSeg.Task", "TwinSeg.Model", "TwinSeg.ModelTitle", "TwinSeg.Computed"
 VERSION, TIME, SECONDS, MISSING = "TwinSeg.Version", "TwinSeg.Time", "TwinSeg.Seconds", "TwinSeg.MissingSequences"
 MEAN_UNCERTAINTY, REFERENCE, SUBMITTED = "TwinSeg.MeanUncertainty", "TwinSeg.Reference", "TwinSeg.Submitted"
+DELTA, DELTA_TWIN = "TwinSeg.Delta", "TwinSeg.DeltaTwin"  # adapted model: its name in the twin, the twin's pseudonym
 # Nodes that the segmentation node refers to; images as IMAGE + the sequence's name.
 UNCERTAINTY, TABLE, MODEL_LABELS, IMAGE = "TwinSegUncertainty", "TwinSegTable", "TwinSegModelLabels", "TwinSegImage_"
 PARTS = (UNCERTAINTY, TABLE, MODEL_LABELS)
-COLORS_ATTRIBUTE = "TwinSeg.UncertaintyColors"
 OVERLAY_OPACITY = 0.6
 SHOWN_UNCERTAINTY = 0.25  # half of what a toss-up between two of four classes gives; below, the image stays clear
 
@@ -298,10 +299,15 @@ def setDisplay(node: Any, task: Task) -> None:
 
 
 def _noteOrigin(node: Any, task: Task, made: Mapping[str, Any], prepared: PreparedResult) -> None:
+    title = made["model_title"]
+    if delta := made.get("delta"):
+        title = _("{model}, adapted to {twin} by delta {delta}").format(model=title, twin=made["twin"], delta=delta)
     notes = {
         TASK: task.name,
         MODEL: made["model"],
-        MODEL_TITLE: made["model_title"],
+        MODEL_TITLE: title,
+        DELTA: delta or "",
+        DELTA_TWIN: made.get("twin") or "",
         COMPUTED: made["computed"],
         VERSION: made["version"],
         TIME: made["time"],
@@ -343,15 +349,7 @@ def _addModelLabels(name: str, prepared: PreparedResult, matrix: Any) -> Any:
 def _addUncertainty(name: str, array: NDArray[np.float32], matrix: Any) -> Any:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} uncertainty")
     setVoxels(node, array, matrix)
-    # Not by CreateDefaultDisplayNodes, which first looks for a window in all voxels: 200 ms.
-    display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, 1.0)
-    display.AutoThresholdOff()
-    display.SetThreshold(SHOWN_UNCERTAINTY, 1.0)
-    display.ApplyThresholdOn()
-    display.SetAndObserveColorNodeID(_uncertaintyColors().GetID())
-    node.SetAndObserveDisplayNodeID(display.GetID())
+    drawAsShares(node, SHOWN_UNCERTAINTY)
     return node
 
 
@@ -368,23 +366,6 @@ def _vtkArray(array: NDArray[Any]) -> Any:
     voxels = numpy_to_vtk(array.ravel(), deep=False)
     voxels.SetName("ImageScalars")
     return voxels
-
-
-def _uncertaintyColors() -> Any:
-    """From yellow (nearly sure) to red (all classes alike); one colour node a scene."""
-    for node in slicer.util.getNodesByClass("vtkMRMLColorTableNode"):
-        if node.GetAttribute(COLORS_ATTRIBUTE):
-            return node
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", _("Uncertainty"))
-    wasModifying = node.StartModify()
-    node.SetTypeToUser()
-    node.SetNumberOfColors(256)
-    for index in range(256):
-        share = index / 255
-        node.SetColor(index, f"{share:.2f}", 1.0, 1 - share, 0.3 * (1 - share), 1.0)
-    node.EndModify(wasModifying)
-    node.SetAttribute(COLORS_ATTRIBUTE, "1")
-    return node
 
 
 def _fileBeside(reference: Any, nodes: list[Any]) -> None:

@@ -21,6 +21,7 @@ from .Background import BackgroundTask
 from .Models import hasStarter
 from .ParameterNode import SegmentParameters
 from .SegmentationResult import IMAGE, PreparedResult, addToScene, prepareResult, results
+from .TwinRecord import twinsFolder
 from .VolumeBridge import NodeImage, nodeImage, refusal
 from .Worker import Signal, WorkerError
 
@@ -126,6 +127,8 @@ class Segmenter:
             )
         if parameters.model and not Path(parameters.model).is_file():
             return _("{path}: this model is not on this computer; choose another").format(path=parameters.model)
+        if (twin := twinFolder(parameters)) is not None and not twin.is_dir():
+            return _("The twin {name} is not on this computer: choose another patient, or none").format(name=twin.name)
         return ""
 
     def segment(
@@ -145,12 +148,14 @@ class Segmenter:
             prefix="TwinSegSlicer-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
         )
         path = Path(folder.name)
+        twin = twinFolder(parameters)
         message = {
             "do": "segment",
             "task": task.name,
             "model": parameters.model or None,
             "device": parameters.device,
             "flips": parameters.flips,
+            "twin": str(twin) if twin is not None else None,
             "images": {
                 name: {"array": str(path / f"{name}.npy"), "affine": image.worldMatrix.tolist()}
                 for name, image in images.items()
@@ -196,6 +201,8 @@ class Segmenter:
         run = self._run
         assert run is not None
         run.request = 0
+        if run.message["twin"] and not answer["delta"]:
+            self.noticed.emit(_("The patient's adapted model is not in use any more: the model itself has segmented."))
         self.progressed.emit(1.0, _("putting the result into the scene"))
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         made = {**answer, "version": twinseg.__version__, "time": now}
@@ -242,6 +249,12 @@ class Segmenter:
         else:
             run.folder.cleanup()
         self.runningChanged.emit()
+
+
+def twinFolder(parameters: SegmentParameters) -> Path | None:
+    """The folder of the twin whose adapted model is to segment; None: no patient's."""
+    name = getattr(parameters, "twin", "")
+    return twinsFolder() / name if name else None
 
 
 def saveImages(images: Mapping[str, NodeImage], folder: Path) -> None:

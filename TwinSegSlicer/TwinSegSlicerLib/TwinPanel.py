@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from twinseg.tasks import load_task
 
 from .SegmentationResult import TASK
+from .TwinChoice import TwinChoice
 from .TwinForecastPanel import TwinForecastPanel
 from .TwinRecord import listTwins
 from .TwinResponsePanel import TwinResponsePanel
@@ -43,6 +44,7 @@ class TwinPanel:
         moduleUi.tabWidget.connect("currentChanged(int)", lambda _index: self.listTwins())
         self.ui = slicer.util.childWidgetVariables(widget)
         self.session = TwinSession(worker)
+        self.choice = TwinChoice(moduleUi, worker, parameters)
         self._parameters = parameters
         self._openFile = openFile or _openInBrowser
         self._node: Any = None
@@ -54,6 +56,7 @@ class TwinPanel:
             TwinForecastPanel(self.ui, self.session, parameters),
         ]
         self.session.changed.connect(self._onChanged)
+        self.session.changed.connect(self.choice.refresh)
         self.session.stepped.connect(self._onStep)
         self.session.failed.connect(self._onFailed)
         self.ui.twinComboBox.connect("currentIndexChanged(int)", self._onChosen)
@@ -70,6 +73,7 @@ class TwinPanel:
         if node is not self._node:
             self._node = node
             self._proposeDay()
+        self.choice.update()
         self._update()
 
     def clear(self) -> None:
@@ -208,7 +212,7 @@ class TwinPanel:
         return ""
 
 
-REPORT_TIP = _("Writes a page with timeline, pictures, response and provenance, and opens it in the web browser")
+REPORT_TIP = _("Writes a page with timeline, pictures, response and provenance, as HTML and PDF, and opens it")
 ADD_TIP = _("Registers the scan to the baseline, follows the lesions, and keeps it all; nothing is sent")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # these import packages that may not be installed yet
     from twinseg.twin.lesions import Lesion, LesionHistory
     from twinseg.twin.store import Twin
     from twinseg.twin.store_records import Record, TimePoint
+    from twinseg.volumes import Volume
 
 HEAD = "twin.json"
 
@@ -60,6 +61,16 @@ class TwinRecord:
         """The volume of all lesions of a scan and its standard deviation, mL; their errors are taken as independent."""
         there = self.history.lesions.get(scan, ())
         return math.fsum(x.volume_ml for x in there), math.hypot(*(x.volume_sd_ml for x in there))
+
+    def probability(self, forecast: str, scenario: int) -> Volume:
+        """Where tumour will be: the map of a scenario of a forecast, on the twin's frame. For a thread."""
+        from twinseg import nifti_files
+        from twinseg.volumes import Volume
+
+        record = next(record for record in self.forecasts if record.name == forecast)
+        path = record.files[record.content["scenarios"][scenario]["probability_file"]]
+        self.twin.read(path)  # which raises for a file that was changed
+        return Volume(*nifti_files.read(self.twin.folder / path))  # not as an image: it may be 0 everywhere
 
     def centre(self, scan: str) -> tuple[float, float, float] | None:
         """The middle of the largest lesion of a scan, RAS mm in the baseline's frame."""

@@ -18,6 +18,7 @@ from twinseg.volumes import Volume
 from .Background import BackgroundTask
 from .BatchCases import removeWithDisplay
 from .SegmentationResult import PreparedResult, addSegments, prepareLabels, setDisplay, setVoxels
+from .ShareOverlay import drawAsShares
 from .TwinNodes import TwinNodes, copyInto, makeColors
 from .TwinRecord import TwinRecord
 
@@ -247,25 +248,14 @@ def showChange(record: TwinRecord, change: Volume, before: Any, after: Any) -> A
     return node
 
 
-def showProbability(record: TwinRecord, probability: Volume, day: float) -> Any:
-    """Lay the probability of tumour on a day over the images: from 5 % (yellow) to certainty (red)."""
+def showProbability(record: TwinRecord, probability: Volume, day: float, scenario: str) -> Any:
+    """Lay the probability of tumour on a day, if treated so, over the images: from 5 % (yellow) to certainty (red)."""
     nodes = TwinNodes(record.pseudonym)
-    name = _("probability of tumour on day {day:g}").format(day=day)
+    name = _("probability of tumour on day {day:g}, {scenario}").format(day=day, scenario=scenario)
     node = nodes.make("vtkMRMLScalarVolumeNode", PROBABILITY, name)
     node.SetName(f"{record.pseudonym} {name}")
     setVoxels(node, np.ascontiguousarray(probability.array.T), slicer.util.vtkMatrixFromArray(probability.affine))
-    display = node.GetDisplayNode()
-    if display is None:
-        display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
-        node.SetAndObserveDisplayNodeID(display.GetID())
-    shares = np.linspace(0, 1, 256)
-    ramp = [(f"{share:.0%}", (1.0, float(1 - share), float(0.3 * (1 - share)), 1.0)) for share in shares]
-    display.SetAndObserveColorNodeID(makeColors(nodes, "colours of the probability", _("probability"), ramp).GetID())
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, 1.0)
-    display.AutoThresholdOff()
-    display.SetThreshold(SHOWN_PROBABILITY, 1.0)
-    display.ApplyThresholdOn()
+    drawAsShares(node, SHOWN_PROBABILITY)
     slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=OPACITY)
     _showSegmentation(record, False)  # which would cover it
     return node

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from twinseg.errors import InputError
@@ -16,23 +14,15 @@ from twinseg.twin.treatments import Treatments
 from twinseg.volumes import Volume
 
 from .Background import BackgroundTask
-from .TwinCommand import TwinCommand
 from .TwinRecord import TwinRecord, readTwin, twinsFolder
-from .TwinVisit import VisitFiles
+from .TwinVisit import VisitFiles, refuseOtherPatients
 from .Worker import Signal, WorkerError
 
 OnDone = Callable[[Any], None]
 
 
 class Worker(Protocol):
-    """What is needed of the worker process. Its requests for twins, beside those that segment:
-
-    - ``{"do": "adapt", "twin": folder, "model": file or null, "device"}`` gives ``{"accepted", "reason"}``;
-    - ``{"do": "roll_back", "twin", "model"}`` takes the adapted model out of use;
-    - ``{"do": "forecast", "twin", "days": [...], "map_day": day or null, "probability": .npy file to write}`` gives
-      ``{"forecasts": [Forecast.to_json(), … one a scenario], "verdict": how it did on the patient's past, "beats_both":
-      true, false or null, "notes": what must be said with it, "probability_affine": 4x4 or null}``.
-    """
+    """What is needed of the worker process; its requests for twins are those of `twinseg.worker_twin_requests`."""
 
     def request(
         self,
@@ -48,21 +38,20 @@ class Worker(Protocol):
 
 class TwinSession:
     """Opens, makes and extends twins. `record` is what is known of the open one; None where there is none; `forecasts`
-    what was last forecast from all of its scans (as `Forecast.to_json` says), one a scenario.
+    what was last forecast from all of its scans, one a scenario, and `forecastName` that forecast's record.
 
     Signals: `changed()`, the record is another; `stepped()`, `step` is another (what is being done, "" if nothing);
     `failed(what, exception)`.
     """
 
-    def __init__(self, worker: Worker, command: TwinCommand | None = None) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._command = command or TwinCommand()
         self._background: BackgroundTask | None = None
         self._files: VisitFiles | None = None
-        self._folder: Any = None
         self._request = 0
         self.record: TwinRecord | None = None
         self.forecasts: list[dict[str, Any]] = []
+        self.forecastName = ""
         self.step = ""
         self.changed, self.stepped, self.failed = Signal(), Signal(), Signal()
 
@@ -93,7 +82,7 @@ class TwinSession:
 
     def close(self) -> None:
         """No twin is open any more; nothing on the disk changes."""
-        self.record, self.forecasts = None, []
+        self.record, self.forecasts, self.forecastName = None, [], ""
         self.changed.emit()
 
     # --- what is added to it -----------------------------------------------------------------------------------------
@@ -105,20 +94,25 @@ class TwinSession:
 
         Raises ValueError, at once, for a segmentation that cannot be added.
         """
-        folder = self._openFolder
+        message = {
+            "do": "add_time_point",
+            "twin": str(self._openFolder),
+            "day": day,
+            "day_uncertainty": dayUncertainty,
+            "no_tumour": noTumour,
+        }
         self._refuseWhileBusy()
+        assert self.record is not None
+        if not byExpert:
+            refuseOtherPatients(node, self.record.pseudonym)
 
-        def add(options: list[str]) -> None:
-            arguments = ["add", str(folder), "--day", f"{day:g}", "--day-uncertainty", f"{dayUncertainty:g}", *options]
-            if byExpert:
-                arguments[-1] = "expert"
-            if noTumour:
-                arguments.append("--no-tumour")
-            self._tell(_("Registering the scan to the baseline and following the lesions"))
-            self._command.run(arguments, lambda measured: self._reread(), self._fail)
+        def add(fields: dict[str, Any]) -> None:
+            drawn = {"origin": "expert", "model": None, "delta": None} if byExpert else {}
+            self._tell(_("Handing the scan over"))
+            self._ask({**message, **fields, **drawn}, lambda answer: self._reread())
 
         self._files = VisitFiles(node, add, self._fail)
-        self._start(_("Writing the images"))
+        self._tell(_("Writing the images"))
 
     def setTreatments(self, treatments: Treatments) -> None:
         """Replace what is known of the treatment; what was said before is kept in the twin's history."""
@@ -145,17 +139,20 @@ class TwinSession:
         self._change(_("Assessing the response"), assess)
 
     def report(self, onDone: Callable[[Path], None]) -> None:
-        """Write the patient's page into `reports` of the data folder; ends with `onDone(HTML file)`."""
+        """Write the patient's page, as HTML and PDF, into `reports` of the data folder; ends with `onDone(HTML
+        file)`."""
         assert self.record is not None
         file = data_folder() / "reports" / f"{self.record.pseudonym}.html"
-        self._start(_("Writing the report"))
-        file.parent.mkdir(parents=True, exist_ok=True)
+        pdf = file.with_suffix(".pdf")
+        message = {"do": "report", "twin": str(self._openFolder), "html": str(file), "pdf": str(pdf)}
 
-        def done(_measured: Any) -> None:
+        def done(_answer: Any) -> None:
             self._end()
             onDone(file)
 
-        self._command.run(["report", str(self._openFolder), "--output", str(file)], done, self._fail)
+        self._start(_("Writing the report"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._ask(message, done)
 
     def changeMap(self, before: str, after: str, onDone: Callable[[Volume, dict[str, float]], None]) -> None:
         """What became of the tumour between two time points; ends with `onDone(map, mL of each value)`."""
@@ -174,59 +171,43 @@ class TwinSession:
         self._start(_("Comparing the two scans"))
         self._inBackground(compute, done)
 
-    # --- the worker --------------------------------------------------------------------------------------------------
+    # --- its model and what may come ----------------------------------------------------------------------------------
 
     def adapt(self, model: str, device: str) -> None:
         """Let the model learn from the patient's corrected scans; the gate's verdict is in the record afterwards."""
         message = {"do": "adapt", "twin": str(self._openFolder), "model": model or None, "device": device}
-        self._ask(_("Adapting the model"), message, lambda answer: self._reread())
+        self._start(_("Adapting the model"))
+        self._ask(message, lambda answer: self._reread())
 
     def rollBack(self, model: str) -> None:
         """Take the adapted model out of use; the one before it is used again."""
         message = {"do": "roll_back", "twin": str(self._openFolder), "model": model or None}
-        self._ask(_("Rolling back"), message, lambda answer: self._reread())
+        self._start(_("Rolling back"))
+        self._ask(message, lambda answer: self._reread())
 
-    def forecast(
-        self, days: list[float], mapDay: float | None, onDone: Callable[[dict[str, Any], Volume | None], None]
-    ) -> None:
-        """Forecast the volume under each scenario, and where tumour will be on a day; ends with `onDone(answer,
-        probability map)`, the twin's record read anew."""
-        self._refuseWhileBusy()
-        self._folder = tempfile.TemporaryDirectory(prefix="TwinSegSlicer-", ignore_cleanup_errors=True)
-        file = Path(self._folder.name) / "probability.npy"
-        message = {
-            "do": "forecast",
-            "twin": str(self._openFolder),
-            "days": days,
-            "map_day": mapDay,
-            "probability": str(file) if mapDay is not None else None,
-        }
+    def forecast(self, days: list[float], mapDay: float | None, onDone: Callable[[dict[str, Any]], None]) -> None:
+        """Forecast the volume under each scenario, and where tumour will be on a day; ends with `onDone(answer)`, the
+        twin's record read anew."""
+        message = {"do": "forecast", "twin": str(self._openFolder), "days": days, "map_day": mapDay}
 
         def answered(answer: dict[str, Any]) -> None:
-            self.forecasts = answer["forecasts"]
-            affine = answer.get("probability_affine")
-            shown = Volume(np.load(file, allow_pickle=False), np.array(affine, float)) if affine else None
-            self._reread(lambda: onDone(answer, shown))
+            self.forecasts, self.forecastName = answer["forecasts"], answer["record"]
+            self._reread(lambda: onDone(answer))
 
-        self._ask(_("Forecasting"), message, answered)
+        self._start(_("Forecasting"))
+        self._ask(message, answered)
 
     # --- one step at a time ------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Stop what is being done; the twin stays as it was."""
-        if not self.isBusy:
-            return
-        if self._command.isRunning:
-            self._command.cancel()
-        elif self._request:
+        if self._request:
             self._worker.cancel(self._request)
-        else:
-            self._fail(WorkerError("cancelled", _("Cancelled; the twin is as it was.")))
+        elif self.isBusy:
+            self._fail(_cancelled())
 
     def stop(self) -> None:
-        """Forget what is being done: the module goes."""
-        self._command.stop()
-        self._request = 0
+        """Forget what is being done: the module goes, and the worker with it."""
         self._end()
 
     @property
@@ -255,9 +236,7 @@ class TwinSession:
             self._background.abandon()
         if self._files is not None:
             self._files.remove()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._background = self._files = self._folder = None
+        self._background = self._files = None
         self._request = 0
         self._tell("")
 
@@ -282,14 +261,27 @@ class TwinSession:
         self._start(step)
         self._inBackground(run, self._take)
 
-    def _ask(self, step: str, message: dict[str, Any], onAnswer: OnDone) -> None:
-        self._start(step)
+    def _ask(self, message: dict[str, Any], onAnswer: OnDone) -> None:
+        """Let the worker do what the present step needs."""
         number = self._worker.request(message, onAnswer, self._onRefused, self._onProgress)
         self._request = number if self.isBusy else 0
 
     def _onRefused(self, error: WorkerError) -> None:
+        """Read the twin anew before this is told: it may have been done when it was cancelled or the worker died."""
+        step, before = self.step, self.record
+        assert before is not None
         self._request = 0
-        self._fail(error)
+
+        def told(record: TwinRecord) -> None:
+            wasDone = record.twin.revision != before.twin.revision
+            self._take(record)
+            if isCancelled(error):
+                self.failed.emit(step, _cancelled(wasDone))
+            else:
+                self.failed.emit(step, error)
+
+        folder = before.twin.folder
+        self._background = BackgroundTask(lambda: readTwin(folder), told, lambda _unread: self._fail(error))
 
     def _onProgress(self, done: float, stage: str) -> None:
         self._tell(f"{stage}, {done:.0%}")
@@ -308,10 +300,15 @@ class TwinSession:
     def _take(self, record: TwinRecord) -> None:
         known = [(scan.name, scan.segmentation) for scan in self.record.scans] if self.record is not None else []
         if known != [(scan.name, scan.segmentation) for scan in record.scans] or not self._isOpen(record):
-            self.forecasts = []  # they are of another patient, or know less than the twin does now
+            self.forecasts, self.forecastName = [], ""  # of another patient, or they know less than the twin does now
         self.record = record
         self._end()
         self.changed.emit()
+
+
+def _cancelled(wasDone: bool = False) -> WorkerError:
+    told = _("It was done before it could be cancelled.") if wasDone else _("Cancelled; the twin is as it was.")
+    return WorkerError("cancelled", told)
 
 
 def isCancelled(error: Exception) -> bool:

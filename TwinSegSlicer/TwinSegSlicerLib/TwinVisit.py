@@ -1,4 +1,4 @@
-"""A scan on its way into a twin: what is on the screen as files, and the day that DICOM dates tell."""
+"""A scan on its way into a twin: what is on the screen as arrays for the worker, and the day that DICOM dates tell."""
 
 from __future__ import annotations
 
@@ -13,39 +13,56 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from twinseg.volumes import Volume, resample_to, write_volume
+from twinseg.volumes import Volume
 
 from .Background import BackgroundTask
 from .Corrections import CorrectedCase, correctedCase, patientOf
-from .SegmentationResult import REFERENCE, imagesOf
+from .SegmentationResult import DELTA, DELTA_TWIN, REFERENCE, imagesOf
 
 
 class VisitFiles:
-    """The images and the segmentation of a segmentation node as files of a temporary folder, and the options of
-    `twinseg twin add` that name them."""
+    """What a segmentation node shows, as files of a temporary folder, and the fields of `add_time_point` that name
+    them."""
 
-    def __init__(self, node: Any, onDone: Callable[[list[str]], None], onError: Callable[[Exception], None]) -> None:
-        """Written beside the window, then `onDone(options)`. Raises ValueError, at once, for what cannot be added."""
-        case = correctedCase(node)
-        self._folder = tempfile.TemporaryDirectory(prefix="TwinSegSlicer-", ignore_cleanup_errors=True)
-        self._task = BackgroundTask(lambda: _write(case, Path(self._folder.name)), onDone, onError)
+    def __init__(
+        self, node: Any, onDone: Callable[[dict[str, Any]], None], onError: Callable[[Exception], None]
+    ) -> None:
+        """Written beside the window, then `onDone(fields)`. Raises ValueError, at once, for what cannot be added."""
+        case, delta = correctedCase(node), node.GetAttribute(DELTA) or None
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="TwinSegSlicer-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
+        )
+        self._task = BackgroundTask(lambda: _write(case, delta, Path(self._folder.name)), onDone, onError)
 
     def remove(self) -> None:
-        """Delete the files; what is still being written is forgotten."""
-        self._task.abandon()
-        self._folder.cleanup()
+        """Delete the files, once what is still being written is written."""
+        self._task.abandon(then=self._folder.cleanup)
 
 
-def _write(case: CorrectedCase, folder: Path) -> list[str]:
-    """Images on the grid of the labels, as the library keeps a case."""
-    options = []
-    for sequence, image in case.images.items():
-        file = folder / f"{sequence}.nii"
-        write_volume(file, resample_to(image, case.labels.affine, case.labels.shape))
-        options += ["--image", f"{sequence}={file}"]
-    write_volume(folder / "labels.nii", Volume(case.labels.array, case.labels.affine))
+def _write(case: CorrectedCase, delta: str | None, folder: Path) -> dict[str, Any]:
+    """The fields of a case, with who has drawn its labels: the model, or who has edited them."""
+
+    def entry(name: str, volume: Volume) -> dict[str, Any]:
+        file = folder / f"{name}.npy"
+        np.save(file, volume.array)
+        return {"array": str(file), "affine": volume.affine.tolist()}
+
     unchanged = case.predicted is not None and np.array_equal(case.predicted.array, case.labels.array)
-    return [*options, "--segmentation", str(folder / "labels.nii"), "--origin", "model" if unchanged else "edited"]
+    return {
+        "images": {sequence: entry(sequence, image) for sequence, image in case.images.items()},
+        "segmentation": entry("segmentation", case.labels),
+        "origin": "model" if unchanged else "edited",
+        "model": case.model or None if unchanged else None,
+        "delta": delta if unchanged else None,
+    }
+
+
+def refuseOtherPatients(node: Any, pseudonym: str) -> None:
+    """Raise ValueError for a segmentation that another patient's adapted model has drawn."""
+    owner = node.GetAttribute(DELTA_TWIN)
+    if owner and owner != pseudonym:
+        text = _("The adapted model of {owner} has drawn this: segment it again with the model of {patient}, or none")
+        raise ValueError(text.format(owner=owner, patient=pseudonym))
 
 
 def proposedDay(node: Any, today: date | None = None) -> tuple[float, str] | None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from twinseg import __version__
+from twinseg.cli_case import T1, T2, CaseFolder, Device, Flair, Image, Model, T1ce, chosen_case
 from twinseg.cli_cases import cases_app
 from twinseg.cli_twin import twin_app
 from twinseg.errors import Cancelled, InputError
@@ -30,10 +31,6 @@ model_app = typer.Typer(no_args_is_help=True, help="Look at model files, and exc
 app.add_typer(model_app, name="model")
 app.add_typer(cases_app, name="cases")
 app.add_typer(twin_app, name="twin")
-
-# typer reads these at run time.
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Model = Annotated[Path | None, typer.Option(help="Model file; without it the task's starter model.")]
 
 
 def main() -> None:
@@ -126,13 +123,13 @@ def train(
 
 @app.command()
 def segment(
-    case: Annotated[Path | None, typer.Argument(help="Folder of one case; or name its files by the options.")] = None,
+    case: CaseFolder = None,
     output: Annotated[Path, typer.Option(help="Label map to write (.nii.gz).")] = ...,  # type: ignore[assignment]
-    t1: Annotated[Path | None, typer.Option("--t1")] = None,
-    t1ce: Annotated[Path | None, typer.Option("--t1ce")] = None,
-    t2: Annotated[Path | None, typer.Option("--t2")] = None,
-    flair: Annotated[Path | None, typer.Option("--flair")] = None,
-    image: Annotated[list[str], typer.Option(help="SEQUENCE=FILE, for a task with other sequences.")] = [],  # noqa: B006
+    t1: T1 = None,
+    t1ce: T1ce = None,
+    t2: T2 = None,
+    flair: Flair = None,
+    image: Image = [],  # noqa: B006
     task: Annotated[
         str | None, typer.Option(help="Task whose starter model is used (brats-glioma), or that the model must be for.")
     ] = None,
@@ -144,17 +141,14 @@ def segment(
 ) -> None:
     """Segment one case. Missing sequences are allowed."""
     from twinseg.inference import choose_device
-    from twinseg.segmentation import case_of_files, case_of_folder, load_network, segment_to_file, starter_model
+    from twinseg.segmentation import load_network, segment_to_file, starter_model
     from twinseg.tasks import load_task
 
-    files = files_by_sequence({"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image)
     if model is None:
         loaded = load_network(starter_model(task or "brats-glioma"))
     else:
         loaded = load_network(model, load_task(task) if task else None)
-    if (case is None) == (not files):
-        raise InputError("give either the folder of a case or its image files (twinseg segment --help)")
-    chosen = case_of_folder(case, loaded.task) if case is not None else case_of_files(files, loaded.task)
+    chosen = chosen_case(case, {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image, loaded.task)
     with progress_bar("segmenting") as bar:
         measured = segment_to_file(
             chosen, loaded, output, uncertainty, device=choose_device(device), flips=flips, report=bar
@@ -254,19 +248,6 @@ def model_import(
 
     digest = import_bundle(folder, model)
     finish(f"{model}: imported", {"files": [model], "hash": digest}, json_file)
-
-
-def files_by_sequence(named: dict[str, Path | None], entries: list[str]) -> dict[str, Path]:
-    """The image files of a case from the options of their own and from entries SEQUENCE=FILE."""
-    files = {name: path for name, path in named.items() if path is not None}
-    for entry in entries:
-        name, _, path = entry.partition("=")
-        if not name or not path:
-            raise InputError(f"--image {entry}: name the sequence and the file, for instance flair=flair.nii.gz")
-        if name in files:
-            raise InputError(f"{path}: {files[name]} is {name} as well; keep one file a sequence")
-        files[name] = Path(path)
-    return files
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from twinseg.cli_case import T1, T2, CaseFolder, Device, Flair, Image, T1ce, chosen_case
 from twinseg.errors import InputError
 from twinseg.terminal import Json, finish, print_table, progress_bar
 
@@ -41,48 +42,42 @@ def create(
 @twin_app.command()
 def add(
     folder: Folder,
-    case: Annotated[Path | None, typer.Argument(help="Folder of the scan; or name its files by the options.")] = None,
+    case: CaseFolder = None,
     day: Annotated[float | None, typer.Option(help="Days since the baseline scan; or give two dates.")] = None,
     scan_date: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Not kept.")] = None,
     baseline_date: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the baseline. Not kept.")
     ] = None,
     day_uncertainty: Annotated[float, typer.Option(min=0, help="Standard deviation of the day.")] = 0.0,
-    t1: Annotated[Path | None, typer.Option("--t1")] = None,
-    t1ce: Annotated[Path | None, typer.Option("--t1ce")] = None,
-    t2: Annotated[Path | None, typer.Option("--t2")] = None,
-    flair: Annotated[Path | None, typer.Option("--flair")] = None,
-    image: Annotated[list[str], typer.Option(help="SEQUENCE=FILE, for a task with other sequences.")] = [],  # noqa: B006
+    t1: T1 = None,
+    t1ce: T1ce = None,
+    t2: T2 = None,
+    flair: Flair = None,
+    image: Image = [],  # noqa: B006
     segmentation: Annotated[
         Path | None, typer.Option(help="Label map; without it the case's own, or the model's.")
     ] = None,
     origin: Annotated[str, typer.Option(help="Who drew it: expert, edited or model.")] = "expert",
     no_tumour: Annotated[bool, typer.Option("--no-tumour", help="An empty segmentation is meant.")] = False,
     model: Annotated[Path | None, typer.Option(help="Model file that segments where no label map is given.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Device = "auto",
     treatments: Annotated[
         Path | None, typer.Option(help="JSON file: replaces what was known of the treatment.")
     ] = None,
     json_file: Json = None,
 ) -> None:
     """Add a scan: it is registered to the baseline, segmented if need be, and its lesions are followed."""
-    import dataclasses
-
     from twinseg.cases import load_case
-    from twinseg.cli import files_by_sequence
-    from twinseg.segmentation import case_of_files, case_of_folder
     from twinseg.tasks import load_task
+    from twinseg.twin.steps import time_point_added
     from twinseg.twin.store import Twin
-    from twinseg.twin.timeline import add_scan, lesion_history, timeline
+    from twinseg.twin.timeline import add_scan
     from twinseg.volumes import read_labels
 
     twin, task = Twin.open(folder), load_task(Twin.open(folder).task)
     since = _day(day, scan_date, baseline_date)
     known = _treatments(treatments)
-    files = files_by_sequence({"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image)
-    if (case is None) == (not files):
-        raise InputError("give either the folder of a scan or its image files (twinseg twin add --help)")
-    found = case_of_folder(case, task) if case is not None else case_of_files(files, task)
+    found = chosen_case(case, {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}, image, task)
     loaded = load_case(found, task)
     labels = read_labels(segmentation) if segmentation is not None else loaded.labels
     by, delta, uncertainty = None, None, None
@@ -104,22 +99,14 @@ def add(
     )
     if known is not None:
         twin.set_document("treatments.json", known)
-    scored = _scored(twin)
-    volumes = timeline(twin)[-1].volumes or {}
-    lesions = lesion_history(twin).lesions.get(point.name, ())
-    measured = {
-        "timepoint": point.name,
-        "day": point.day,
-        "registration": point.registration,
-        "delta": delta,
-        "volumes_ml": {name: {"volume": value, "standard_deviation": sd} for name, (value, sd) in volumes.items()},
-        "lesions": [dataclasses.asdict(lesion) for lesion in lesions],
-        "forecasts_scored": scored,
-        **_head(twin),
-    }
-    said = ", ".join(f"{name} {value:.1f} ± {sd:.1f} mL" for name, (value, sd) in volumes.items())
+    measured = {**time_point_added(twin, point), "delta": delta, **_head(twin)}
+    _say_scores(measured["forecasts_scored"])
+    volumes = ", ".join(
+        f"{name} {ml['volume']:.1f} ± {ml['standard_deviation']:.1f} mL" for name, ml in measured["volumes_ml"].items()
+    )
     fit = "" if point.registration is None else f", agreement with the baseline {point.registration['agreement']:.2f}"
-    finish(f"{folder}: day {point.day:g} added, {len(lesions)} lesions, {said}{fit}", measured, json_file)
+    line = f"{folder}: day {point.day:g} added, {len(measured['lesions'])} lesions, {volumes}{fit}"
+    finish(line, measured, json_file)
 
 
 @twin_app.command()
@@ -127,7 +114,7 @@ def adapt(
     folder: Folder,
     model: Annotated[Path | None, typer.Option(help="Base model file; else the task's starter model.")] = None,
     roll_back: Annotated[bool, typer.Option("--roll-back", help="Use the model before the last one again.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Device = "auto",
     json_file: Json = None,
 ) -> None:
     """Fit a model to the patient's own corrected scans; it is used only if it is not worse on held-out voxels."""
@@ -173,6 +160,7 @@ def forecast(
     from twinseg.inference import choose_device
     from twinseg.twin.outlook import OutlookConfig, look_ahead, seal
     from twinseg.twin.outlook_table import forecast_table
+    from twinseg.twin.steps import scored_forecasts
     from twinseg.twin.store import Twin
     from twinseg.volumes import Volume, read_image, write_volume
 
@@ -189,7 +177,8 @@ def forecast(
         members=members,
         device=str(choose_device(device)),
     )
-    scored = _scored(twin)
+    scored = scored_forecasts(twin)
+    _say_scores(scored)
     with progress_bar("forecasting") as bar:
         outlook = look_ahead(twin, config, lambda *said: bar(*said))
     record = seal(twin, outlook)
@@ -251,14 +240,11 @@ def report(
     json_file: Json = None,
 ) -> None:
     """Write the patient's page: timeline, pictures, response, forecast, provenance."""
-    from twinseg.twin.outlook_score import newest_bands
-    from twinseg.twin.report import write_report
+    from twinseg.twin.steps import write_page
     from twinseg.twin.store import Twin
 
     twin = Twin.open(folder)
-    if not twin.timepoints:
-        raise InputError(f"{folder}: it has no scan to report on; add one (twinseg twin add)")
-    write_report(twin, output, pdf, forecast=newest_bands(twin))
+    write_page(twin, output, pdf)
     finish(f"{output}: report on {twin.pseudonym} written", {"html": output, "pdf": pdf, **_head(twin)}, json_file)
 
 
@@ -376,16 +362,10 @@ def _settings(entries: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _scored(twin: Any) -> list[dict[str, Any]]:
-    """Score the forecasts that new scans allow to, and say how they fared."""
-    if not twin.records("forecasts"):
-        return []
-    from twinseg.twin.outlook_score import score_forecasts
-
-    told = [{"forecast": record.name, **record.scores[-1]} for record in score_forecasts(twin)]
-    for score in told:
+def _say_scores(scored: list[dict[str, Any]]) -> None:
+    """Say how earlier forecasts fared."""
+    for score in scored:
         typer.echo(score["words"])
-    return told
 
 
 def _head(twin: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Requests come on stdin and messages go to stdout, one JSON object a line, UTF-8. What libraries print goes to stderr.
 Volumes cross as .npy files. A request is ``{"id": 1, "do": "segment", …}``; `twinseg.worker_requests` says what can be
-done and what each needs. Requests are done one after the other. Two are heard at once, whatever is being computed:
+done and what each needs, `twinseg.worker_twin_requests` for patients' twins. Requests are done one after the other. Two
+are heard at once, whatever is being computed:
 
 - ``{"id": 2, "do": "cancel", "target": 1}``: request 1 ends with an error of the kind "cancelled" within a second.
   Answered by ``{"found": true}``, or false where no such request is under way (it may just have ended).
@@ -12,9 +13,10 @@ done and what each needs. Requests are done one after the other. Two are heard a
 
 Each request is answered by any number of ``{"id", "type": "progress", "done": 0 to 1, "stage": words}`` and ``{"id",
 "type": "notice", "message"}``, and exactly one ``{"id", "type": "result", "value": {…}}`` or ``{"id", "type": "error",
-"kind", "message"}``; kind is "input" (the request or its images), "cancelled", "memory" (or disk space) or "fault" (a
-defect; its traceback is on stderr). A line that is no request is answered by an error of the kind "input". The worker
-leaves when stdin ends, or when its parent (and the process PID, where a launcher stands between) is gone.
+"kind", "message"}``; kind is "input" (the request, its images, or a package that is not installed), "cancelled",
+"memory" (or disk space) or "fault" (a defect; its traceback is on stderr). A line that is no request is answered by an
+error of the kind "input". The worker leaves when stdin ends, or when its parent (and the process PID, where a launcher
+stands between) is gone.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 ANSWER_AFTER = 0.6
 """Seconds after which a cancelled request is answered though its computation has not come to a stop yet."""
 LONGEST_LINE = 2**20
+OWN = ("", "twinseg")  # modules that nobody but a defect makes missing
 Id = int | str
 
 
@@ -253,6 +256,10 @@ def error_message(error: Exception) -> dict[str, Any]:
         kind, text = "memory", "not enough memory: close other programs, or use a machine with more"
     elif isinstance(error, InputError):
         kind = "input"
+    elif isinstance(error, ModuleNotFoundError) and (package := (error.name or "").split(".")[0]) not in OWN:
+        kind = "input"
+        text = f"the Python package {package} is not installed: in Slicer, install it at the top of the module's panel"
+        text += f" (elsewhere: pip install {package}), then try again"
     else:
         kind, text = "fault", f"{type(error).__name__}: {text}"
         logger.error("a request failed", exc_info=error)

@@ -25,8 +25,7 @@ MODULES = [name for name in ("TwinSegSlicer", "FederatedClient") if (REPOSITORY 
 NOT_INSTALLED = ("CMakeLists.txt", "*.svg", "*.pyc", ".*", "Testing")  # sources of pictures, tests, caches
 # What Slicer's Python comes with (SuperBuild/External_python-*.cmake), and what only the command line needs.
 OF_SLICER = {"numpy", "scipy", "requests", "packaging", "PIL", "SimpleITK", "slicer", "qt", "ctk", "vtk"}
-OF_THE_COMMAND_LINE = {"typer", "rich", "click", "matplotlib"}
-OF_THE_TWIN = {"emcee", "filelock"}  # no part of this module's panel; filelock comes with torch
+OF_THE_COMMAND_LINE = {"typer", "rich", "click"}
 OLDER_PYTHON_ONLY = {"tomli"}
 OTHER_EXTENSIONS = {"PyTorchUtils", "SampleData"}
 
@@ -129,7 +128,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def test_every_package_that_is_imported_is_slicers_or_asked_for():
-    allowed = OF_SLICER | OF_THE_COMMAND_LINE | OF_THE_TWIN | OLDER_PYTHON_ONLY | OTHER_EXTENSIONS | set(requirements())
+    allowed = OF_SLICER | OF_THE_COMMAND_LINE | OLDER_PYTHON_ONLY | OTHER_EXTENSIONS | set(requirements())
     allowed |= {"twinseg", "TwinSegSlicerLib"} | sys.stdlib_module_names
 
     root = REPOSITORY / "TwinSegSlicer"

@@ -1,13 +1,15 @@
-"""The patient twin as its user meets it: through the module's tab, in the host, with the real commands."""
+"""The patient twin as its user meets it: through the module's tab, in the host, with the real worker."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from twinseg.errors import InputError
@@ -16,7 +18,7 @@ from twinseg.twin.forecast import Band, Forecast, TimeToProgression
 from twinseg.twin.store import Twin
 from twinseg.twin.store_verify import verify
 from twinseg.twin.timeline import add_scan
-from twinseg.volumes import Volume
+from twinseg.volumes import Volume, volume_bytes
 
 SECONDS = 240
 WAITED = Path("/proc/thread-self/schedstat")  # Linux: the second number is how long this thread waited for a core, ns
@@ -30,9 +32,10 @@ def patients():
 
 
 @pytest.fixture
-def panel(slicer_host, module_widget):
-    """The tab of the twin, opened."""
+def panel(slicer_host, module_widget, worker):
+    """The tab of the twin, opened; with the worker of all tests, as importing torch is what takes long."""
     module_widget.ui.tabWidget.setCurrentIndex(1)
+    module_widget.twinPanel.session._worker = worker
     return module_widget.twinPanel
 
 
@@ -60,13 +63,19 @@ def select(slicer_host, module_widget, add_volume, add_result):
     return select_visit
 
 
-@pytest.fixture
-def open_twin(panel, wait, own_home, patients):
-    """A twin with two scans in the data folder, opened in the panel."""
-    folder = own_home / "twins/P-7"
+@pytest.fixture(scope="session")
+def two_scans(tmp_path_factory, patients) -> Path:
+    folder = tmp_path_factory.mktemp("twins") / "P-7"
     twin = Twin.create(folder, task="brats-glioma", pseudonym="P-7")
     for visit in patients[0].visits:
         add_scan(twin, visit.day, {"flair": visit.images["flair"]}, labels=visit.labels, origin="expert")
+    return folder
+
+
+@pytest.fixture
+def open_twin(panel, wait, own_home, two_scans):
+    """A twin with two scans in the data folder, opened in the panel."""
+    folder = shutil.copytree(two_scans, own_home / "twins/P-7")
     panel.listTwins()
     panel.ui.twinComboBox.setCurrentIndex(panel.ui.twinComboBox.findText("P-7"))
     wait()
@@ -171,7 +180,7 @@ def test_cancel_ends_the_registration_and_leaves_a_whole_twin(slicer_host, panel
     select(patients[0].visits[1])
     panel.ui.daySpinBox.value = 900
     panel.ui.addButton.click()
-    assert slicer_host.app.wait_until(lambda: panel.session._command.isRunning, SECONDS)
+    assert slicer_host.app.wait_until(lambda: "registering" in panel.session.step, SECONDS)
     began = time.monotonic()
     panel.ui.stopButton.click()
     wait()
@@ -181,6 +190,63 @@ def test_cancel_ends_the_registration_and_leaves_a_whole_twin(slicer_host, panel
     assert slicer_host.dialogs.shown == []
     assert Twin.open(open_twin).revision == before
     assert verify(open_twin).whole
+
+
+def test_a_worker_that_is_killed_leaves_a_whole_twin_and_the_next_press_works(
+    slicer_host, worker, panel, wait, open_twin, select, patients
+):
+    before = panel.session.record.twin.revision
+    select(patients[0].visits[1])
+    panel.ui.daySpinBox.value = 900
+    panel.ui.addButton.click()
+    assert slicer_host.app.wait_until(lambda: "registering" in panel.session.step, SECONDS)
+
+    with slicer_host.faults.expect("ended unexpectedly"):
+        psutil.Process(worker.processId).kill()
+        wait()
+
+    assert Twin.open(open_twin).revision == before
+    assert verify(open_twin).whole
+    panel.ui.addButton.click()
+    wait()
+    assert [scan.day for scan in panel.session.record.scans][-1] == 900
+
+
+def test_what_was_done_before_it_could_be_cancelled_is_said_and_shown(
+    slicer_host, worker, panel, wait, open_twin, select, patients, monkeypatch
+):
+    """The result is on its way when the user cancels: the handle on the worker then tells of a cancellation."""
+    select(patients[0].visits[1])
+    panel.ui.daySpinBox.value = 900
+    hand = worker._hand
+
+    def too_late(number, request, kind, message):
+        request.isCancelled = request.isCancelled or kind == "result"
+        hand(number, request, kind, message)
+
+    monkeypatch.setattr(worker, "_hand", too_late)
+    panel.ui.addButton.click()
+    wait()
+
+    assert panel.ui.stepLabel.text == "It was done before it could be cancelled."
+    assert [scan.day for scan in panel.session.record.scans][-1] == 900
+
+
+def test_what_another_patients_model_has_drawn_is_not_added(slicer_host, panel, wait, open_twin, select, patients):
+    node = select(patients[0].visits[1])
+    node.SetAttribute("TwinSeg.Delta", "000004")
+    node.SetAttribute("TwinSeg.DeltaTwin", "P-8")
+    panel.ui.daySpinBox.value = 900
+
+    with slicer_host.faults.expect("The adapted model of P-8 has drawn this"):
+        panel.ui.addButton.click()
+    assert not panel.session.isBusy
+    node.SetAttribute("TwinSeg.DeltaTwin", "P-7")
+    panel.ui.addButton.click()
+    wait()
+
+    drawn = panel.session.record.scans[-1].segmentation
+    assert (drawn.origin, drawn.model, drawn.delta) == ("model", "0123456789abcdef", "000004")
 
 
 def test_the_day_comes_from_dicom_dates_which_are_not_kept(slicer_host, panel, wait, open_twin, select, patients):
@@ -285,6 +351,7 @@ def test_the_report_is_written_and_opened(slicer_host, panel, wait, open_twin, o
 
     assert opened == [own_home / "reports/P-7.html"]
     assert "Patient twin P-7" in opened[0].read_text(encoding="utf-8")
+    assert (own_home / "reports/P-7.pdf").read_bytes().startswith(b"%PDF")
     assert verify(open_twin).whole
 
 
@@ -330,43 +397,127 @@ def test_the_worker_forecasts_and_the_twin_keeps_it(slicer_host, panel, wait, op
     assert panel.ui.mapButton.checked
     assert len(panel.session.record.forecasts) == 1
     assert verify(open_twin).whole
+    shown = []
+    for row, forecast in enumerate(panel.session.forecasts):
+        panel.ui.scenarioTable.selectRow(row)
+        assert slicer_host.app.wait_until(lambda name=forecast["scenario"]: name in shown_map().GetName(), SECONDS)
+        shown.append(voxels(shown_map()))
+    assert 0 < shown[1].sum() < shown[0].sum()  # treated, and not
 
 
-def test_a_forecast_is_shown_with_its_verdict(slicer_host, panel, wait, open_twin):
+SCENARIOS = ("no further treatment", "60 Gy in 30 fractions with temozolomide")
+
+
+@pytest.fixture
+def show_forecast(panel, wait, open_twin):
+    """Seals a forecast of two scenarios with a map each, of shares in a box, and shows it as the worker's answer."""
+
+    def show(with_maps=True, shares=(0.7, 0.3)):
+        twin = panel.session.record.twin
+        forecasts, files = [], {}
+        for name, share in zip(SCENARIOS, shares, strict=True):
+            file = f"{share}.nii.gz" if with_maps else None
+            forecasts.append({**a_forecast(panel.session.record, name), "probability_file": file})
+            if with_maps:
+                array = np.zeros(twin.frame.shape, np.float32)
+                array[20:28, 20:28, 20:28] = share
+                files[file] = volume_bytes(Path(file), Volume(array, twin.frame.affine))
+        record = Twin.open(open_twin).add_record("forecasts", {"scenarios": forecasts}, files)
+        panel.session.open(open_twin)
+        wait()
+        verdict = "On 1 past visit of this patient the twin did not beat persistence: do not rely on this forecast."
+        panel.session.forecasts, panel.session.forecastName = forecasts, record.name
+        notes = forecasts[0]["notes"]
+        answer = {"forecasts": forecasts, "verdict": verdict, "beats_both": False, "notes": notes, "scored": []}
+        panel._parts[-1].showForecast(answer)
+        return answer
+
+    return show
+
+
+def shown_map():
+    """The volume that lies over the images in the slice views; None where there is none."""
     import slicer
 
-    record = panel.session.record
-    frame = record.twin.frame
-    share = np.zeros(frame.shape, np.float32)
-    share[20:28, 20:28, 20:28] = 0.7
-    verdict = "On 1 past visit of this patient the twin did not beat persistence: do not rely on this forecast."
-    forecasts = [a_forecast(record)]
-    notes = forecasts[0]["notes"]
-    answer = {"forecasts": forecasts, "verdict": verdict, "beats_both": False, "notes": notes, "scored": []}
-    panel.session.forecasts = forecasts
-    panel._parts[-1].showForecast(answer, Volume(share, frame.affine))
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    return slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
+
+
+def voxels(node):
+    import slicer
+
+    return slicer.util.arrayFromVolume(node).T
+
+
+def test_a_forecast_is_shown_with_its_verdict(slicer_host, panel, show_forecast):
+    answer = show_forecast()
 
     ui = panel.ui
-    assert ui.verdictLabel.text.startswith(f"⚠ {verdict}")
+    assert ui.verdictLabel.text.startswith(f"⚠ {answer['verdict']}")
     assert "not for treatment decisions" in ui.verdictLabel.text
     assert ui.scenarioTable.item(0, 1).text() == "50 d (20 d to > 180 d)"
-    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
-    assert ui.mapButton.checked
-    assert composite.GetForegroundVolumeID() is not None
-    ui.mapButton.click()
-    assert composite.GetForegroundVolumeID() is None
     ui.twinComboBox.setCurrentIndex(0)
     assert ui.scenarioTable.rowCount == 0
 
 
-def a_forecast(record):
+def test_every_scenario_has_its_map(slicer_host, panel, show_forecast):
+    show_forecast()
+    ui = panel.ui
+    assert ui.mapButton.checked
+    for row, share in ((0, 0.7), (1, 0.3), (0, 0.7)):
+        ui.scenarioTable.selectRow(row)
+        assert slicer_host.app.wait_until(lambda r=row: shown_map() and SCENARIOS[r] in shown_map().GetName(), SECONDS)
+        assert voxels(shown_map()).max() == pytest.approx(share)
+
+    ui.mapButton.click()
+    assert shown_map() is None
+    ui.scenarioTable.selectRow(1)
+    slicer_host.process_events(0.3)
+    assert shown_map() is None  # until it is asked for
+    ui.mapButton.click()
+    assert slicer_host.app.wait_until(lambda: shown_map() is not None, SECONDS)
+    assert voxels(shown_map()).max() == pytest.approx(0.3)
+    ui.twinComboBox.setCurrentIndex(0)
+    assert shown_map() is None  # it is of a patient who is not open any more
+
+
+def test_a_forecast_without_maps_says_so(panel, show_forecast):
+    show_forecast(with_maps=False)
+
+    assert not panel.ui.mapButton.enabled
+    assert panel.ui.mapButton.toolTip == "This forecast has no map"
+
+
+def test_a_map_of_nothing_is_told_as_such(slicer_host, panel, show_forecast):
+    show_forecast(shares=(0.0, 0.3))
+
+    assert slicer_host.app.wait_until(lambda: panel.ui.mapLabel.text, SECONDS)
+    assert panel.ui.mapLabel.text.endswith("nowhere more probable than 5 %, so there is nothing to show.")
+    panel.ui.scenarioTable.selectRow(1)
+    assert slicer_host.app.wait_until(lambda: "from 5 % (yellow)" in panel.ui.mapLabel.text, SECONDS)
+    panel.ui.mapButton.click()
+    assert not panel.ui.mapLabel.isVisible()
+
+
+def test_a_map_that_was_changed_on_the_disk_is_told(slicer_host, panel, show_forecast, open_twin):
+    show_forecast()
+    assert slicer_host.app.wait_until(lambda: shown_map() is not None, SECONDS)
+    (file,) = open_twin.glob("forecasts/*/0.3.nii.gz")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+    with slicer_host.faults.expect("The map could not be shown"):
+        panel.ui.scenarioTable.selectRow(1)
+        assert slicer_host.app.wait_until(lambda: not panel.ui.mapButton.checked, SECONDS)
+
+
+def a_forecast(record, scenario):
     """What the library might forecast, as the worker sends it."""
     days = record.scans[-1].day + np.arange(30.0, 181.0, 30.0)
     median = np.linspace(90, 160, len(days))
     bands = tuple(Band(level, median * (1 - level / 2), median * (1 + level)) for level in (0.5, 0.9))
     progression = TimeToProgression(50.0, 20.0, float("inf"), 0.1, 180.0)
     notes = ("Research only: not for treatment decisions.",)
-    made = Forecast("no further treatment", days, median, bands, median, median, progression, True, notes, days[1])
+    made = Forecast(scenario, days, median, bands, median, median, progression, True, notes, days[1])
     return json.loads(json.dumps(made.to_json()))
 
 

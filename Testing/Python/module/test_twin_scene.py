@@ -220,14 +220,14 @@ def test_a_probability_lies_over_the_images_where_it_is_above_five_per_cent(slic
 
     frame = record.twin.frame
     share = np.linspace(0, 1, np.prod(frame.shape), dtype=np.float32).reshape(frame.shape)
-    node = showProbability(record, Volume(share, frame.affine), 200.0)
+    node = showProbability(record, Volume(share, frame.affine), 200.0, "no further treatment")
 
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(node).T, share)
     assert node.GetDisplayNode().GetLowerThreshold() == pytest.approx(0.05)
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert composite.GetForegroundVolumeID() == node.GetID()
-    assert "day 200" in node.GetName()
-    assert showProbability(record, Volume(share, frame.affine), 230.0) is node
+    assert "day 200, no further treatment" in node.GetName()
+    assert showProbability(record, Volume(share, frame.affine), 230.0, "no further treatment") is node
 
 
 def test_all_of_it_is_saved_with_the_scene(slicer_host, record, load, tmp_path):

@@ -24,7 +24,7 @@ from twinseg.region_volumes import region_volumes
 from twinseg.segmentation import load_network, starter_model
 from twinseg.tasks import Task
 from twinseg.volumes import Volume
-from twinseg.worker_requests import file_state, looked_in_on, warm_model
+from twinseg.worker_models import file_state, looked_in_on, warm_model
 
 BRATS = Path(__file__).resolve().parents[5] / "shared/data/brats-gli"
 
@@ -174,7 +174,7 @@ def test_images_that_lie_apart_are_refused(worker: Any, wanted: dict[str, Any]) 
 
 
 def test_one_file_for_both_results_is_refused(worker: Any, wanted: dict[str, Any]) -> None:
-    refused(worker, {**wanted, "uncertainty": wanted["labels"]}, "label map and uncertainty need a file each")
+    refused(worker, {**wanted, "uncertainty": wanted["labels"]}, "two results need a file each")
 
 
 def test_a_file_that_is_cut_short_is_refused(worker: Any, wanted: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The worker on a patient's twin: adapt, segment with what was learnt, forecast, and be cancelled in all of them."""
+"""The worker on a patient's twin: adapt, segment with what was learnt, forecast, and be cancelled in all of them.
+
+How it adds a scan and writes the report stands in `test_worker_visits`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from twinseg.nifti_files import read
 from twinseg.preprocessing import PreparedCase
 from twinseg.tasks import Task
-from twinseg.twin.adaptation_delta import keep_delta
+from twinseg.twin.adaptation_delta import keep_delta, roll_back
 from twinseg.twin.adaptation_general import general_file, write_set
 from twinseg.twin.store import Twin
 from twinseg.twin.store_verify import verify
@@ -74,8 +78,8 @@ def test_segment_uses_the_delta_in_use_until_it_is_rolled_back(worker: Any, twin
 
     told = worker.answer("segment", **wanted, twin=str(twin.folder))["value"]
 
-    assert plain["delta"] is None
-    assert told["delta"] == record.name
+    assert (plain["delta"], plain["twin"]) == (None, None)
+    assert (told["delta"], told["twin"]) == (record.name, twin.pseudonym)
     assert told["model"] == plain["model"]
     assert np.mean(np.load(wanted["labels"]) == 2) > 0.5  # beyond the head nothing is labelled
 
@@ -83,15 +87,40 @@ def test_segment_uses_the_delta_in_use_until_it_is_rolled_back(worker: Any, twin
     again = worker.answer("segment", **wanted, twin=str(twin.folder))["value"]
 
     assert rolled == {"base": plain["model"], "in_use": None}
-    assert again["delta"] is None
+    assert (again["delta"], again["twin"]) == (None, None)
     assert np.array_equal(np.load(wanted["labels"]), before)
+
+
+def test_deltas_names_the_twins_with_an_accepted_one_on_this_very_model(
+    worker: Any, twin: Twin, tmp_path: Path, wanted: dict[str, Any], make_model: Callable[..., Path]
+) -> None:
+    base = worker.answer("segment", **wanted)["value"]["model"]
+    other = make_model(tmp_path / "other.safetensors", seed=1)
+    bias = {"heads.0.bias": torch.zeros(3)}
+    folders = {name: tmp_path / name for name in ("none", "rejected", "foreign", "rolled", "damaged", "glioma")}
+    rejected, foreign, rolled = (Twin.create(folders[name], task="toy") for name in ("rejected", "foreign", "rolled"))
+    keep_delta(rejected, base, bias, {"accepted": False})
+    keep_delta(foreign, "0" * 64, bias, {"accepted": True})
+    keep_delta(rolled, base, bias, {"accepted": True})
+    roll_back(rolled, base)
+    folders["damaged"].mkdir()
+    (folders["damaged"] / "twin.json").write_text("{")
+    keep_delta(Twin.create(folders["glioma"], task="brats-glioma"), base, bias, {"accepted": True})
+    record = keep_delta(twin, base, bias, {"accepted": True, "learnt_from": ["000", "001"]})
+    asked = {"task": "toy", "twins": [*map(str, folders.values()), str(twin.folder)]}
+
+    told = worker.answer("deltas", model=wanted["model"], **asked)["value"]
+
+    offered = {"pseudonym": twin.pseudonym, "delta": record.name, "day": 60}
+    assert told == {"base": base, "deltas": {str(twin.folder): offered}}
+    assert worker.answer("deltas", model=str(other), **asked)["value"]["deltas"] == {}
 
 
 def test_forecast_is_sealed_and_scored_later(worker: Any, twin: Twin) -> None:
     first = worker.answer("forecast", twin=str(twin.folder), **CURVE)["value"]
 
     assert first["scored"] == []
-    assert first["probability_affine"] is None
+    assert [one["probability_file"] for one in first["forecasts"]] == [None] * 3
     assert first["forecasts"][0]["scenario"] == "no further treatment"
     assert first["forecasts"][0]["days"] == [120.0, 150.0]
     assert first["beats_both"] is None
@@ -108,15 +137,23 @@ def test_forecast_is_sealed_and_scored_later(worker: Any, twin: Twin) -> None:
     assert Twin.open(twin.folder).records("forecasts")[0].scores[0]["day"] == 100
 
 
-def test_a_forecast_in_space_writes_its_map(worker: Any, twin: Twin, tmp_path: Path) -> None:
-    file = tmp_path / "where.npy"
+def test_a_forecast_in_space_seals_a_map_for_every_scenario(worker: Any, twin: Twin) -> None:
+    wanted = {"days": [120], "map_day": 110, "members": 40, "device": "cpu", "treatment_days_ahead": 0}
 
-    wanted = {"days": [90], "map_day": 90, "probability": str(file), "members": 40, "device": "cpu"}
     told = worker.answer("forecast", twin=str(twin.folder), **wanted)["value"]
 
-    assert told["probability_affine"] == np.eye(4).tolist()
-    assert np.load(file).shape == (24, 24, 24)
-    assert told["forecasts"][0]["probability_day"] == 90
+    twin = Twin.open(twin.folder)
+    (record,) = twin.records("forecasts")
+    maps = {}
+    for scenario in told["forecasts"]:
+        assert scenario["probability_day"] == 110
+        maps[scenario["scenario"]] = read(twin.folder / record.files[scenario["probability_file"]])[0]
+    assert len(maps) == len(told["forecasts"]) == 3
+    assert verify(twin.folder).whole
+    untreated, treated = maps["no further treatment"], maps["60 Gy in 30 fractions with temozolomide"]
+    assert untreated.shape == (24, 24, 24)
+    assert 0 <= treated.min() <= untreated.max() <= 1
+    assert treated.sum() < untreated.sum()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +195,8 @@ def test_what_is_wrong_is_said(
         ("forecast", {"twin": folder, "days": [90], "members": float("nan")}, "'members' must hold numbers"),
         ("forecast", {"twin": folder, "days": [90], "dose_map": {}}, "dose map: it must be given"),
         ("forecast", {"twin": str(other.folder), "days": [90]}, "no scan shows"),
+        ("deltas", {"task": "toy", "model": model}, "'twins' is missing"),
+        ("deltas", {"task": "toy", "model": __file__, "twins": []}, "not a .safetensors file"),
         ("segment", {**wanted, "twin": str(other.folder)}, "this twin is of the task brats-glioma"),
     ):
         answer = worker.answer(do, **fields)
