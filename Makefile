@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: venv test demo screenshots
+.PHONY: venv test demo screenshots results
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -28,3 +28,7 @@ demo: $(STAMP)
 # The pictures of the module's documentation, and its icons: drawn by the module itself, in the headless host.
 screenshots: $(STAMP)
 	$(PY) Testing/screenshots.py
+
+# The papers' claims beside what was measured: Docs/results.md, from the runs kept in Docs/results.
+results: $(STAMP)
+	$(PY) Testing/Experiments/results.py

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from twinfed.client.case_source import CaseSource
 from twinfed.client.connection import Connection
 from twinfed.client.errors import Unreachable
 from twinfed.wire import UpdateFile
+from twinfed.wire.messages import thousandths
 from twinseg.cases import Case
 from twinseg.tasks import Task, load_task
 from twinseg.volumes import read_labels
@@ -76,9 +76,14 @@ def makePreview(folder: Path, settings: JoinSettings) -> Preview:
 
 
 def _labels(cases: list[Case], task: Task) -> dict[str, int]:
-    """For each label the number of cases that show it."""
-    shown = [set(np.unique(read_labels(case.labels).array).tolist()) for case in cases if case.labels is not None]
-    return {label.name: sum(label.value in values for values in shown) for label in task.labels}
+    """For each label its share of all that is labelled, in thousandths."""
+    volumes = dict.fromkeys((label.name for label in task.labels), 0.0)
+    for case in cases:
+        if case.labels is not None:
+            drawn = read_labels(case.labels)
+            for label in task.labels:
+                volumes[label.name] += float((drawn.array == label.value).sum()) * math.prod(drawn.spacing)
+    return thousandths(volumes)
 
 
 def _flat(numbers: Mapping[str, Any]) -> dict[str, str]:

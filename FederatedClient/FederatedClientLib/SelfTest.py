@@ -87,14 +87,15 @@ class SelfTest(ScriptedLoadableModuleTest):
 
 
 class Heartbeat:
-    """Beats every few milliseconds; `stop` tells the longest time, in seconds, that the window stood still while
-    `isWatched()`, before and after. 0 if that was never so: see `beats`."""
+    """Beats every few milliseconds; `stop` tells the longest time, in seconds of a clock, that the window stood still
+    while `isWatched()`, before and after. 0 if that was never so: see `beats`."""
 
-    def __init__(self, isWatched: Callable[[], bool]) -> None:
+    def __init__(self, isWatched: Callable[[], bool], clock: Callable[[], float] | None = None) -> None:
         self.beats = 0
         self._isWatched = isWatched
+        self._clock = clock or ownClock
         self._longest = 0.0
-        self._last = ownClock(), isWatched()
+        self._last = self._clock(), isWatched()
         self._timer = qt.QTimer()
         self._timer.setInterval(5)
         self._timer.connect("timeout()", self._beat)
@@ -105,7 +106,7 @@ class Heartbeat:
         return self._longest
 
     def _beat(self) -> None:
-        now, (before, wasWatched) = (ownClock(), self._isWatched()), self._last
+        now, (before, wasWatched) = (self._clock(), self._isWatched()), self._last
         self._last = now
         if wasWatched and now[1]:
             self.beats += 1

@@ -39,7 +39,7 @@ class SitePanel:
                 federation=facts.get("federation"),
                 task=facts.get("task"),
             )
-            self._ui.roundLabel.text = text
+            self._ui.roundLabel.text = f"{text}, {engine}" if (engine := engineText(snapshot)) else text
         else:
             self._ui.roundLabel.text = "–"
         traffic = _("{up} sent, {down} received").format(up=sizeText(snapshot.sent), down=sizeText(snapshot.received))
@@ -51,7 +51,7 @@ class SitePanel:
 
     def _showButtons(self, snapshot: Snapshot) -> None:
         running = snapshot.isRunning
-        reason = _("It runs already") if running else self._federation.whyNotStart()
+        reason = _("It runs already") if running else self._whyNotStart(snapshot)
         notRunning = "" if running else _("It does not run")
         explained = {
             self._ui.startButton: (_("Starts a process that trains and exchanges updates beside Slicer"), reason),
@@ -64,6 +64,11 @@ class SitePanel:
         self._ui.whyNotLabel.text = reason
         self._ui.whyNotLabel.setVisible(bool(reason) and not running)
         self._ui.pauseButton.checked = running and snapshot.isPaused
+
+    def _whyNotStart(self, snapshot: Snapshot) -> str:
+        if engineText(snapshot):
+            return _("NVFlare starts it with each job; see Docs/nvflare.md")
+        return self._federation.whyNotStart()
 
     def _showLog(self, lines: list[dict[str, Any]]) -> None:
         if lines == self._lines:
@@ -107,13 +112,22 @@ def stateText(snapshot: Snapshot) -> str:
     return phase
 
 
+def engineText(snapshot: Snapshot) -> str:
+    """Which engine the site is joined to, "" for our own."""
+    return _("under NVFlare") if snapshot.facts.get("engine") == "nvflare" else ""
+
+
 def troubleText(snapshot: Snapshot) -> str:
     """What is wrong and what to do, "" if all is well."""
+    if snapshot.isRunning and snapshot.isDiskFull:
+        return _("The disk with the site's folder is full: free some room. It then goes on by itself.")
     if snapshot.isRunning:
         return str(snapshot.facts.get("trouble") or "")
     if snapshot.failure:
         return _("It could not go on: {failure}").format(failure=snapshot.failure)
     if snapshot.phase == "ended":
+        if engineText(snapshot):
+            return _("NVFlare starts it again with the next job.")
         return _("Press Start: it goes on from where it was.")
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,15 @@ from .SiteProcess import SiteProcess
 
 INTERVAL_MS = 1000
 LINES = 200
+LEAST_FREE = 20_000_000  # bytes on the disk
 ENDED = ("stopped", "finished")
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """All that the panel shows. facts, rounds, traffic, twins, lines: as `read_state` gives them; offer: the model that
-    the viewer takes first; cases: of the queue; consent: when it was given; failure: of the process."""
+    the viewer takes first; cases: of the queue; consent: when it was given; failure: of the process; isDiskFull: as the
+    process then cannot even store what is wrong."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -42,6 +45,7 @@ class Snapshot:
     consent: str = ""
     failure: str = ""
     aggregatorAnswers: bool = False
+    isDiskFull: bool = False
 
     @property
     def phase(self) -> str:
@@ -114,6 +118,7 @@ class SiteWatch:
             consent=_consent(site.folder),
             failure=site.failure,
             aggregatorAnswers=self._aggregatorAnswers(),
+            isDiskFull=site.folder.is_dir() and shutil.disk_usage(site.folder).free < LEAST_FREE,
         )
 
     def _cases(self) -> list[Any]:

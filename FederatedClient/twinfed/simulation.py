@@ -19,9 +19,10 @@ from twinfed.aggregator.config import FederationConfig
 from twinfed.aggregator.intake import Intake
 from twinfed.aggregator.rounds import Federation
 from twinfed.aggregator.store import Store
+from twinfed.client.case_source import CaseSource
 from twinfed.client.initial_model import task_of, write_initial_model
 from twinfed.client.instructions import Instructions
-from twinfed.client.simulated_site import SimulatedSite, phantom_sites
+from twinfed.client.simulated_site import PooledCases, SimulatedSite, phantom_sites
 from twinfed.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -46,6 +47,7 @@ class SimulationConfig:
         seed: of the initial weights and the phantoms.
         learning_rate: highest of each local training; None for the default.
         local_only: also train every site alone, for as many epochs.
+        pooled: also train on the cases of all sites together, for as many epochs in one go: what no federation may do.
         twin_epochs: also fine-tune the final model at every site; 0 does not.
     """
 
@@ -60,6 +62,7 @@ class SimulationConfig:
     seed: int = 0
     learning_rate: float | None = None
     local_only: bool = False
+    pooled: bool = False
     twin_epochs: int = 0
     federation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,18 +77,25 @@ def load_simulation(path: Path) -> SimulationConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Name a simulation's TOML file.") from error
-    content["federation"] = {key: content.pop(key) for key in OF_THE_FEDERATION if key in content}
     try:
-        if str(content.get("task", "")).endswith(".toml"):
-            content["task"] = str(path.parent / content["task"])
-        if "model" in content:
-            content["model"] = path.parent / content["model"]
-        content["sites"] = {name: path.parent / folder for name, folder in content.get("sites", {}).items()}
-        return SimulationConfig(**content)
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path}: {str(error).partition('__init__() ')[2] or error}. Correct it.") from error
+        return simulation_of(content, path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def simulation_of(content: Mapping[str, Any], beside: Path) -> SimulationConfig:
+    """A simulation from what its file holds; paths in it are relative to the folder `beside`. Raises InputError."""
+    values = {key: value for key, value in content.items() if key not in OF_THE_FEDERATION}
+    values["federation"] = {key: content[key] for key in OF_THE_FEDERATION if key in content}
+    try:
+        if str(values.get("task", "")).endswith(".toml"):
+            values["task"] = str(beside / values["task"])
+        if "model" in values:
+            values["model"] = beside / values["model"]
+        values["sites"] = {name: beside / folder for name, folder in values.get("sites", {}).items()}
+        return SimulationConfig(**values)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{str(error).partition('__init__() ')[2] or error}. Correct it.") from error
 
 
 def simulate(
@@ -103,11 +113,13 @@ def simulate(
         shutil.rmtree(output / old, ignore_errors=True)
     store = Store(output / "federation")
     try:
-        sites = {
-            name: SimulatedSite(name, folder, output / "sites" / name, device, config.learning_rate)
-            for name, folder in sorted(folders.items())
-        }
-        run = _Run(config, store, sites, initial, report)
+
+        def site(name: str, cases: CaseSource) -> SimulatedSite:
+            return SimulatedSite(name, cases, output / "sites" / name, device, config.learning_rate)
+
+        sites = {name: site(name, CaseSource(folder=folder)) for name, folder in sorted(folders.items())}
+        pooled = site("pooled", PooledCases.of(folders.values())) if config.pooled else None
+        run = _Run(config, store, sites, pooled, initial, report)
         return run.measured()
     finally:
         store.close()
@@ -121,10 +133,12 @@ class _Run:
         config: SimulationConfig,
         store: Store,
         sites: Mapping[str, SimulatedSite],
+        pooled: SimulatedSite | None,
         initial: Path,
         report: Report,
     ) -> None:
         self.config, self.store, self.sites, self.initial, self.report = config, store, sites, initial, report
+        self.pooled = pooled
         options = {"quorum": len(sites), "keep_rounds": 10**6, **config.federation}
         agreed = FederationConfig.from_dict(
             {
@@ -167,6 +181,11 @@ class _Run:
                 name: self._everywhere(site.train_alone(agreed.name, self._first, agreed.rounds, agreed.epochs))
                 for name, site in self.sites.items()
             }
+        if self.pooled is not None:
+            self.report(0.97, "training on the cases of all sites together")
+            self.pooled.prepare(self._first)
+            trained = self.pooled.train_alone(agreed.name, self._first, 1, agreed.rounds * agreed.epochs)
+            result["pooled"] = self._everywhere(trained)
         if self.config.twin_epochs:
             self.report(0.98, "fine-tuning the site twins")
             result["twins"] = {name: self._twin(site) for name, site in self.sites.items()}

@@ -37,12 +37,15 @@ def round_table(measured: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def comparison_table(measured: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """By site: a model trained there alone on the test cases of all sites, and its twin on its own."""
+    """By site: a model trained there alone, the federated and the pooled one, on the test cases of all sites, and the
+    site's twin on its own."""
     sites = sorted(measured["rounds"][0]["sites"])
     columns: dict[str, dict[str, float | None]] = {}
     if "local_only" in measured:
         columns["alone, on all"] = measured["local_only"]
         columns["federated, on all"] = dict.fromkeys(sites, measured["federated"])
+    if "pooled" in measured:
+        columns["pooled, on all"] = dict.fromkeys(sites, measured["pooled"])
     if "twins" in measured:
         columns["global, on its own"] = {site: measured["twins"][site]["global"] for site in sites}
         columns["twin, on its own"] = {site: measured["twins"][site]["twin"] for site in sites}
@@ -56,7 +59,7 @@ def print_tables(measured: Mapping[str, Any]) -> None:
 
     name = f"{measured['name']}: {measured['strategy']['name']}, {measured['task']}"
     titled = [(f"{name}; Dice on test cases", round_table(measured))]
-    if "local_only" in measured or "twins" in measured:
+    if len(comparison_table(measured)[0]) > 1:
         titled.append((f"{name}; alone, together and as a twin", comparison_table(measured)))
     for title, (header, rows) in titled:
         table = Table(*header, title=title)
@@ -77,6 +80,8 @@ def _draw_curves(measured: Mapping[str, Any], path: Path) -> None:
         if (alone := measured.get("local_only", {}).get(site)) is not None:
             label = f"{site} alone, on all"
             left.axhline(alone, color=line.get_color(), linestyle=":", linewidth=1, label=label)
+    if (pooled := measured.get("pooled")) is not None:
+        left.axhline(pooled, color="black", linestyle="--", linewidth=1, label="pooled, on all")
     left.plot(numbers, [row["union"] for row in rounds], color="black", linewidth=2, label="all")
     left.set(xlabel="round", ylabel="Dice on test cases", title=f"{measured['name']}: the global model")
     left.set_ylim(bottom=0)

@@ -181,7 +181,8 @@ class Adaptive(Strategy):
       Dice alone where no HD95 is reported, the mean of the others' q where neither is;
     - divergence d = 1 / max(1, ||Delta_k|| / m), m the round's median norm: who strays farther counts less;
     - volume v = n_k / sum n;
-    - diversity h = (1 + H_k) / 2, H_k the entropy of the site's label counts over its maximum.
+    - diversity h = (1 + H_k) / 2, H_k the entropy of the labels' shares of the site's labelled voxels
+      (classification: of its pictures) over its maximum.
 
     Args:
         quality, divergence, volume, diversity: the exponents a, b, c, e; 0 leaves a factor out, and

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from twinfed.client.threads import sleep_while_waiting
 from twinfed.errors import InputError
 from twinseg.terminal import progress_bar
 
@@ -40,6 +41,7 @@ def join(
     """Take part in a federation, until it is finished or you stop it. Images never leave this machine."""
     from twinfed.client import controls
 
+    sleep_while_waiting()
     try:
         token = token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -54,7 +56,7 @@ def join(
         from twinfed.client.site_settings import SiteSettings
 
         server = Server(url, token, authority, certificate, key, insecure)
-        print(controls.STATEMENT, flush=True)
+        controls.tell(controls.STATEMENT)
         if consent or not controls.was_withdrawn(folder):
             controls.give_consent(folder, "twinfed join")
         settings = SiteSettings(
@@ -79,6 +81,7 @@ def simulate(
     json_file: Json = None,
 ) -> None:
     """Run a federation of several sites in this process, and measure what it brings."""
+    sleep_while_waiting()
     with one_kind_of_error():
         from twinfed.simulation import load_simulation, simulate
         from twinfed.simulation_report import print_tables, write_results

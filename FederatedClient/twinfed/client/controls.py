@@ -6,6 +6,7 @@ or sent. Besides, it keeps to the chosen hours and stands still while the viewer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -21,7 +22,7 @@ BUSY = "busy"
 """Folder in the data folder: a process that needs the GPU has a file in it, named by its process number."""
 STATEMENT = """\
 What is sent to the aggregator: the change of the model's weights after training here; the number of training cases, and
-for each label the number of them that show it; mean Dice and Hausdorff distance on this site's validation cases, before
+for each label its share of labelled voxels; mean Dice and Hausdorff distance on this site's validation cases, before
 and after training; the site's token. What is never sent: images, label maps, names, numbers or dates of patients, file
 names. Consent can be withdrawn at any time; what was sent before stays in the models."""
 
@@ -46,6 +47,13 @@ class Hours:
         if self.first < self.last:
             return self.first <= hour < self.last
         return hour >= self.first or hour < self.last
+
+
+def tell(line: str) -> None:
+    """Print a line for the terminal, or the file that stands for it. That the disk is full, or the terminal is closed,
+    is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def give_consent(folder: Path, how: str) -> None:

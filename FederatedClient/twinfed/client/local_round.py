@@ -67,7 +67,7 @@ def make_update(
     known = trainer.get_data_stats().statistics
     report = Report(
         samples=min(known["samples"], most_samples or known["samples"]),
-        labels={label: min(count, most_samples or count) for label, count in known["labels"].items()},
+        labels=known["labels"],
         dice_before=before["dice"],
         dice_after=after["dice"],
         hd95_before=before["hd95"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,33 @@ import torch
 from monai.fl.utils.exchange_object import ExchangeObject
 from safetensors.numpy import load_file
 
-from twinfed.client.case_source import CaseSource
+from twinfed.client.case_source import PARTS, CaseSource
 from twinfed.client.instructions import Instructions
 from twinfed.client.local_round import Residual, make_update, round_seed, take_up
 from twinfed.client.site_data import Schedule
 from twinfed.client.site_trainer import SiteTrainer
 from twinfed.client.site_twin import RATE, VALIDATIONS
 from twinfed.wire import apply_update, hash_file
+from twinseg.cases import Case
 from twinseg.errors import InputError
 from twinseg.phantom import write_cohort
+from twinseg.tasks import Task
+
+
+@dataclass(frozen=True)
+class PooledCases(CaseSource):
+    """The cases of several folders together, each in the part that its own folder's split says."""
+
+    others: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, folders: Iterable[Path]) -> PooledCases:
+        first, *others = folders
+        return cls(folder=first, others=tuple(others))
+
+    def find(self, task: Task) -> dict[str, list[Case]]:
+        found = [CaseSource(folder=folder).find(task) for folder in (self.folder, *self.others)]
+        return {part: [case for one in found for case in one[part]] for part in PARTS}
 
 
 class SimulatedSite:
@@ -26,17 +45,17 @@ class SimulatedSite:
 
     Args:
         name: of the site.
-        cases: folder of its labelled cases.
+        cases: its labelled cases.
         folder: for its files; made if it is not there.
         learning_rate: of its training; None for the default.
     """
 
     def __init__(
-        self, name: str, cases: Path, folder: Path, device: str = "cpu", learning_rate: float | None = None
+        self, name: str, cases: CaseSource, folder: Path, device: str = "cpu", learning_rate: float | None = None
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder = name, folder
-        self.trainer = SiteTrainer(CaseSource(folder=cases), device=device, learning_rate=learning_rate)
+        self.trainer = SiteTrainer(cases, device=device, learning_rate=learning_rate)
 
     def prepare(self, model: Path) -> int:
         """Read the cases for the model's task; the number of training cases. Raises InputError where there is none."""

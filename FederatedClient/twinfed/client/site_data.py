@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from twinfed.client.case_source import PARTS
+from twinfed.wire.messages import thousandths
 from twinseg.cases import Case, load_case
 from twinseg.errors import InputError
 from twinseg.inference import predict_anywhere
@@ -29,6 +30,7 @@ from twinseg.trainer import ExtraLoss, Trainer
 from twinseg.training import SegmentationConfig, SegmentationTrainer
 
 logger = logging.getLogger(__name__)
+Fingerprint = tuple[Any, ...]
 LONGEST_DISTANCE = 1000.0
 """mm: what a report may hold at most; no body part is longer."""
 
@@ -73,10 +75,10 @@ class SiteData(ABC):
         key: tells this set of training cases, and versions of their labels, from any other.
     """
 
-    def __init__(self, task: Task, cases: Mapping[str, Sequence[Case]]) -> None:
+    def __init__(self, task: Task, training: Sequence[Fingerprint]) -> None:
         self.task = task
-        self.names = [case.name for case in cases["train"]]
-        self.key = hashlib.sha256(repr([fingerprint(case) for case in cases["train"]]).encode()).hexdigest()
+        self.names = [name for name, *_ in training]
+        self.key = hashlib.sha256(repr(list(training)).encode()).hexdigest()
 
     @property
     def samples(self) -> int:
@@ -86,7 +88,7 @@ class SiteData(ABC):
     @property
     @abstractmethod
     def labels(self) -> dict[str, int]:
-        """For each label (class) by name, the number of training cases that show it."""
+        """For each label (class) by name, its share of the labelled voxels (pictures) in training, in thousandths."""
 
     @abstractmethod
     def network(self, description: Mapping[str, Any]) -> nn.Module:
@@ -111,30 +113,31 @@ class SegmentationData(SiteData):
     """
 
     def __init__(
-        self, task: Task, cases: Mapping[str, Sequence[Case]], known: dict[Any, PreparedCase] | None = None
+        self, task: Task, cases: Mapping[str, Sequence[Case]], known: dict[Fingerprint, PreparedCase] | None = None
     ) -> None:
         known = {} if known is None else known
         before = dict(known)
         known.clear()
-        self.parts: dict[str, list[PreparedCase]] = {}
-        usable: dict[str, list[Case]] = {}
+        usable: dict[str, list[Fingerprint]] = {part: [] for part in PARTS}
         for part in PARTS:
-            usable[part] = []
             for case in cases[part]:
                 try:
                     mark = fingerprint(case)
                     known[mark] = before.get(mark) or prepare(load_case(case, task), task, name=case.name)
-                    usable[part].append(case)
+                    usable[part].append(mark)
                 except InputError as error:
                     logger.warning("%s (the case is left out)", error)
-            self.parts[part] = [known[fingerprint(case)] for case in usable[part]]
-        super().__init__(task, usable)
+        self.parts = {part: [known[mark] for mark in marks] for part, marks in usable.items()}
+        super().__init__(task, usable["train"])
 
     @property
     def labels(self) -> dict[str, int]:
-        shown = [set(np.unique(case.labels).tolist()) for case in self.parts["train"] if case.labels is not None]
-        names = enumerate((label.name for label in self.task.labels), start=1)
-        return {name: sum(channel in one for one in shown) for channel, name in names}
+        names = [label.name for label in self.task.labels]
+        counts = np.zeros(1 + len(names), np.int64)
+        for case in self.parts["train"]:
+            if case.labels is not None:
+                counts += np.bincount(case.labels.ravel(), minlength=len(counts))
+        return thousandths(dict(zip(names, counts[1:].tolist(), strict=True)))
 
     def network(self, description: Mapping[str, Any]) -> nn.Module:
         try:
@@ -171,8 +174,8 @@ class SegmentationData(SiteData):
         return found
 
 
-def fingerprint(case: Case) -> tuple[Any, ...]:
-    """Changes when one of the case's files does. Raises InputError where one is gone."""
+def fingerprint(case: Case) -> Fingerprint:
+    """The case's name and what changes when one of the case's files does. Raises InputError where one is gone."""
     files = sorted({*case.images.values(), *([case.labels] if case.labels else [])})
     return (case.name, *((str(path), _changed(path)) for path in files))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from twinfed.client.connection import Connection
-from twinfed.client.controls import why_wait
+from twinfed.client.controls import tell, why_wait
 from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped, Unreachable
 from twinfed.client.instructions import Instructions
 from twinfed.client.local_round import Residual, make_update, take_up
@@ -60,9 +60,10 @@ class SiteLoop:
             watch=self._watch,
         )
         self._round, self._moved, self._last_line = 0, 0, ""
+        self._warned: set[tuple[int, str]] = set()
         self._agreed: dict[str, Any] = {}
         self._registered: int | None = None
-        self._told_progress = self._looked_at_cases = time.monotonic()
+        self._asked = self._told_progress = self._looked_at_cases = time.monotonic()
 
     def run(self) -> bool:
         """True when all rounds are over, False when told to stop."""
@@ -88,6 +89,7 @@ class SiteLoop:
 
     def _step(self) -> float | None:
         """Do what is to do now; seconds until the next question, None when all is over."""
+        self._asked = time.monotonic()
         told = self.connection.now()
         self._agree(told)
         self._round = told.round
@@ -187,7 +189,6 @@ class SiteLoop:
         residuals = self.folder / "residuals"
         before = self.state.get("residual")
         residual = Residual(residuals / before if before else None, residuals / f"{told.round}-{told.base[:16]}")
-        asked = time.monotonic()
         self.settings.source.mark(self.trainer.data.names, IN_TRAINING)
         self.state.set(cases=self.trainer.data.names)
         report = make_update(
@@ -197,7 +198,7 @@ class SiteLoop:
             model,
             update,
             residual,
-            how=lambda: self._compression(told, told.seconds_left - (time.monotonic() - asked)),
+            how=lambda: self._compression(told, told.seconds_left - (time.monotonic() - self._asked)),
             most_samples=self._registered,
         )
         self.state.made(told.round, told.base, hash_file(update), update.stat().st_size, report)
@@ -283,9 +284,15 @@ class SiteLoop:
         if line == self._last_line:
             return
         self._last_line = line
-        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+        tell(f"{time.strftime('%H:%M:%S')} {line}")
         with contextlib.suppress(sqlite3.OperationalError):  # no room for it
             self.state.line(level, line)
+
+    def _warn(self, text: str) -> None:
+        """What a library warns of: once a round, in which the cases are read several times."""
+        if (self._round, text) not in self._warned:
+            self._warned.add((self._round, text))
+            self.say("warning", text)
 
     def _after(self, error: Exception, failures: int) -> float:
         """Say what went wrong, and for how long to wait."""
@@ -347,7 +354,7 @@ class SiteLoop:
     @contextlib.contextmanager
     def _warnings_in_log(self) -> Any:
         """What the libraries warn of, such as an image that has vanished, is said, too."""
-        handler = _Warnings(self.say)
+        handler = _Warnings(self._warn)
         names = ("twinseg", "twinfed.client")
         for name in names:
             logging.getLogger(name).addHandler(handler)
@@ -359,10 +366,10 @@ class SiteLoop:
 
 
 class _Warnings(logging.Handler):
-    def __init__(self, say: Callable[[str, str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._say = say
+        self._warn = warn
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info is None:
-            self._say("warning", record.getMessage())
+            self._warn(record.getMessage())

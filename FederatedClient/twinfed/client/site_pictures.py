@@ -11,6 +11,7 @@ from torch import nn
 
 from twinfed.client.case_source import PARTS
 from twinfed.client.site_data import Schedule, Score, SiteData, fingerprint
+from twinfed.wire.messages import thousandths
 from twinseg.cases import Case
 from twinseg.classification import (
     ClassificationConfig,
@@ -32,7 +33,7 @@ class PictureData(SiteData):
 
     def __init__(self, task: Task, cases: Mapping[str, Sequence[Case]]) -> None:
         usable = {part: [case for case in cases[part] if _readable(case, task)] for part in PARTS}
-        super().__init__(task, usable)
+        super().__init__(task, [fingerprint(case) for case in usable["train"]])
         self.parts = {part: read_pictures(usable[part], task) for part in PARTS}
         for part in PARTS[1:]:
             pictures = self.parts[part]
@@ -42,7 +43,7 @@ class PictureData(SiteData):
     @property
     def labels(self) -> dict[str, int]:
         targets = self.parts["train"].targets
-        return {name: int((targets == number).sum()) for number, name in enumerate(self.task.classes)}
+        return thousandths({name: int((targets == number).sum()) for number, name in enumerate(self.task.classes)})
 
     def network(self, description: Mapping[str, Any]) -> nn.Module:
         if dict(description) != network_description(self.task):

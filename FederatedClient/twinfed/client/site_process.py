@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import filelock
 import psutil
 
-from twinfed.client.controls import STOP
+from twinfed.client.controls import STOP, tell
 from twinfed.client.site_state import SiteState
 from twinfed.errors import InputError
 
@@ -94,7 +94,7 @@ def _opened(settings: SiteSettings, stop: threading.Event) -> SiteLoop | None:
             return loop
         except (OSError, sqlite3.OperationalError) as error:
             if not said:
-                print(f"{settings.folder}: {error}; free some room, or mend the folder", flush=True)
+                tell(f"{settings.folder}: {error}; free some room, or mend the folder")
             said = True
             stop.wait(ROOM)
     return None
@@ -106,10 +106,8 @@ def _leave(folder: Path, at_work: bool) -> NoReturn:
     if at_work:
         with contextlib.suppress(sqlite3.Error, InputError):
             SiteState(folder, patience=0.1).set(phase="stopped")
-        print("stopped", flush=True)
+        tell("stopped")
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from twinfed.client.case_source import CaseSource
 from twinfed.client.errors import Changed, Stopped
 from twinfed.client.site_data import Schedule, SegmentationData, SiteData
+from twinfed.client.threads import threads_for
 from twinseg.errors import InputError
 from twinseg.preprocessing import PreparedCase
 from twinseg.tasks import Task, load_task
@@ -152,7 +153,8 @@ class SiteTrainer(ClientAlgo):
         weights = self._tensors(data) if data.weights else self._weights
         if weights is None:
             raise InputError("nothing was trained yet; give the weights to score")
-        scores = self.data.scores(self._network(weights), part, self.device)
+        with threads_for(self.data.task.patch, self.description):
+            scores = self.data.scores(self._network(weights), part, self.device)
         distances = [score.hd95 for score in scores if score.hd95 is not None]
         return ExchangeObject(
             metrics={
@@ -164,7 +166,7 @@ class SiteTrainer(ClientAlgo):
         )
 
     def get_data_stats(self, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
-        """`statistics`: "samples" (training cases), "labels" (training cases that show each), nothing else."""
+        """`statistics`: "samples" (training cases), "labels" (their shares, in thousandths), nothing else."""
         return ExchangeObject(statistics={"samples": self.data.samples, "labels": self.data.labels})
 
     def fine_tune(self, weights: Mapping[str, Any], schedule: Schedule, name: str) -> tuple[dict[str, Tensor], float]:
@@ -244,7 +246,8 @@ class SiteTrainer(ClientAlgo):
                 saved = time.monotonic()
                 wait = max(SOONEST_SAVING, (saved - started) / SHARE_OF_SAVING)
 
-        trainer.run(step)
+        with threads_for(self.data.task.patch, self.description):
+            trainer.run(step)
 
     @staticmethod
     def _resume(trainer: Trainer[Any], checkpoint: Path) -> None:

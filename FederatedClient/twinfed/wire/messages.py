@@ -12,6 +12,7 @@ from ..errors import Refusal, shown
 MOST_LABELS = 64
 LARGEST_COUNT = 2**53 - 1
 LARGEST_DISTANCE = 1000.0  # mm: longer than a body part
+WHOLE = 1000  # thousandths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class Report:
 
     Args:
         samples: training cases, at least 1.
-        labels: for each label (its name) the number of training cases that show it.
+        labels: for each label (its name) its share of all labelled voxels of the training cases (classification: of
+            the pictures), in thousandths; see `thousandths`.
         dice_before, dice_after: mean Dice (classification: accuracy) on the site's validation cases, in [0, 1], of
             the global model as it came in and of the local model after training.
         hd95_before, hd95_after: 95th percentile Hausdorff distance in mm, likewise.
@@ -46,8 +48,10 @@ class Report:
         for name, count in self.labels.items():
             if not isinstance(name, str) or not 0 < len(name) <= 64:
                 raise _bad("labels", name)
-            if type(count) is not int or not 0 <= count <= LARGEST_COUNT:
+            if type(count) is not int or not 0 <= count <= WHOLE:
                 raise _bad(f"labels.{shown(name, 20)}", count)
+        if sum(self.labels.values()) > WHOLE:
+            raise _bad("labels", dict(self.labels))
         for name, largest in (
             ("dice_before", 1.0),
             ("dice_after", 1.0),
@@ -75,7 +79,7 @@ class Report:
         return cls(**content)
 
     def diversity(self) -> float:
-        """Shannon entropy of the label counts over its maximum: 1 where all labels are as frequent, 0 for one alone.
+        """Shannon entropy of the labels' shares over its maximum: 1 where all labels are as frequent, 0 for one alone.
 
         A site that reports no labels counts as 1, so that nothing changes for it.
         """
@@ -85,6 +89,19 @@ class Report:
         total = sum(counts)
         entropy = -sum(count / total * math.log(count / total) for count in counts)
         return max(0.0, entropy / math.log(len(self.labels)))
+
+
+def thousandths(counts: Mapping[str, float]) -> dict[str, int]:
+    """Shares of a whole, rounded by the largest remainder, so that they sum to 1000; all 0 where there is nothing."""
+    total = sum(counts.values())
+    if not total:
+        return dict.fromkeys(counts, 0)
+    exact = {name: WHOLE * count / total for name, count in counts.items()}
+    shares = {name: int(share) for name, share in exact.items()}
+    left = WHOLE - sum(shares.values())
+    for name in sorted(exact, key=lambda name: shares[name] - exact[name])[:left]:
+        shares[name] += 1
+    return shares
 
 
 def _bad(name: str, value: object) -> Refusal:

@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import contextlib
+import queue
 import random
 import shutil
 import socket
@@ -36,13 +37,17 @@ from twinfed.client.controls import give_consent
 from twinfed.client.initial_model import task_of, write_initial_model
 from twinfed.client.site_loop import SiteLoop
 from twinfed.client.site_settings import SiteSettings
+from twinseg.case_queue import CaseQueue
+from twinseg.cases import find_cases
 from twinseg.phantom import write_cohort
-from twinseg.tasks import Task
+from twinseg.tasks import Task, load_task
+from twinseg.volumes import read_image, read_labels
 
 NETWORK = {"channels": [4, 8], "embedding": 16, "depth": 1, "heads": 2}
 SITES = ("SITE-01", "SITE-02", "SITE-03")
 RATE = 3e-3
 LIBRARIES = [str(Path(__file__).parents[3] / room) for room in ("TwinSegSlicer", "FederatedClient")]
+PACKET = 1448  # bytes of a TCP packet on an Ethernet
 COMMAND = [sys.executable, "-m", "twinfed.cli"]
 
 
@@ -66,6 +71,21 @@ def original_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cohort(original_cohort: Path, tmp_path: Path) -> Path:
     """Folders of cases by site, of which a test may do what it likes."""
     return Path(shutil.copytree(original_cohort, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def fill(cohort: Path) -> Callable[[Path, str], list[str]]:
+    """Put a site's cases into a queue; the names of those to train on."""
+
+    def put(folder: Path, site: str) -> list[str]:
+        task, queue = load_task("brats-glioma"), CaseQueue(folder)
+        for case in find_cases(cohort / site, task, require_labels=True):
+            assert case.labels is not None
+            images = {name: read_image(path) for name, path in case.images.items()}
+            queue.add(task=task, patient=case.patient, images=images, labels=read_labels(case.labels), allow_empty=True)
+        return [case.name for case in queue.cases_for_training(task.name, "train")]
+
+    return put
 
 
 @pytest.fixture(scope="session")
@@ -228,16 +248,34 @@ def join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         site.end()
 
 
+class Shape:
+    """A slow line, each way by itself: `rate` bytes a second, `delay` seconds late, and a share `loss` of the packets
+    lost, each of which holds up all that follows by a round trip, as TCP sends it again."""
+
+    def __init__(self, rate: float, delay: float, loss: float, seed: int = 0) -> None:
+        self.rate, self.delay, self.loss = rate, delay, loss
+        self._chance, self._lock, self._free = random.Random(seed), threading.Lock(), {True: 0.0, False: 0.0}
+
+    def through(self, count: int, up: bool) -> float:
+        """When a packet that comes now has left the near end; packets of all connections stand in one queue."""
+        with self._lock:
+            held_up = 2 * self.delay if self._chance.random() < self.loss else 0.0
+            self._free[up] = max(time.monotonic(), self._free[up]) + count / self.rate + held_up
+            return self._free[up]
+
+
 @dataclass
 class Proxy:
     """A TCP line to a port of this machine. What the sites send is recorded; `fault` may break what passes.
 
     fault: called with each piece and whether it goes up; gives the piece to pass on, or None to cut the connection.
+    shape: of a slow line.
     """
 
     target: int
     port: int = 0
     fault: Callable[[bytes, bool], bytes | None] = lambda piece, up: piece
+    shape: Shape | None = None
     down: bool = False
     sent: bytearray = field(default_factory=bytearray)
     connections: int = 0
@@ -279,8 +317,9 @@ class Proxy:
                 continue
             self.connections += 1
             self._open |= {client, server}
+            carry = self._pass_on if self.shape is None else self._pass_on_slowly
             for source, sink, up in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pass_on, args=(source, sink, up), daemon=True).start()
+                threading.Thread(target=carry, args=(source, sink, up), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
@@ -291,7 +330,33 @@ class Proxy:
                 if changed is None:
                     break
                 sink.sendall(changed)
-        for one in (source, sink):
+        self._hang_up(source, sink)
+
+    def _pass_on_slowly(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        assert self.shape is not None
+        under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._arrive, args=(under_way, source, sink), daemon=True).start()
+        with contextlib.suppress(OSError):
+            while packet := source.recv(PACKET):
+                through = self.shape.through(len(packet), up)
+                under_way.put((through + self.shape.delay, packet))
+                time.sleep(max(0.0, through - time.monotonic()))  # no more is taken than the line carries
+        under_way.put((0.0, b""))
+
+    def _arrive(
+        self, under_way: queue.SimpleQueue[tuple[float, bytes]], source: socket.socket, sink: socket.socket
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, packet = under_way.get()
+                if not packet:
+                    break
+                time.sleep(max(0.0, due - time.monotonic()))
+                sink.sendall(packet)
+        self._hang_up(source, sink)
+
+    def _hang_up(self, *sockets: socket.socket) -> None:
+        for one in sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
@@ -300,11 +365,11 @@ class Proxy:
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[..., Proxy]]:
-    """Lay a line to an aggregator: ``proxy(url, fault=...)``."""
+    """Lay a line to an aggregator: ``proxy(url, fault=...)``, or a slow one, ``shape=(rate, delay, loss)``."""
     laid: list[Proxy] = []
 
-    def make(url: str, **options: Any) -> Proxy:
-        laid.append(Proxy(int(url.rpartition(":")[2]), **options))
+    def make(url: str, shape: tuple[float, float, float] | None = None, **options: Any) -> Proxy:
+        laid.append(Proxy(int(url.rpartition(":")[2]), shape=Shape(*shape) if shape else None, **options))
         return laid[-1]
 
     yield make

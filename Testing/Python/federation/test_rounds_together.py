@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from twinfed.aggregator.verify import faults
+from twinfed.client.case_source import CaseSource
+from twinfed.client.simulated_site import SimulatedSite
 from twinfed.client.site_state import read_state
-from twinfed.simulation import SimulationConfig, simulate
+from twinfed.simulation import SimulationConfig, load_simulation, simulate
 
 SITES = ("SITE-01", "SITE-02", "SITE-03")
 
@@ -55,6 +58,37 @@ def test_sites_over_http_make_the_model_of_the_simulation(
     assert max(float(np.abs(real[name] - simulated[name]).max()) for name in real) < 1e-4
     assert any(np.abs(real[name] - read(initial_model)[name]).max() > 1e-3 for name in real)
     assert list(faults(there.store.folder)) == []
+
+
+@pytest.mark.slow
+def test_four_rounds_of_three_processes_beat_every_site_alone_and_equal_the_simulation(
+    tmp_path: Path, twinfed: Any, until: Any, aggregator: Any, read: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smoke = load_simulation(Path(__file__).parents[2] / "Experiments/smoke.toml")
+    config = dataclasses.replace(smoke, twin_epochs=0, federation={**smoke.federation, "rounds": 4})
+    simulated = simulate(config, tmp_path / "simulated")
+    cases = {name: tmp_path / "simulated" / "phantoms" / name for name in SITES}
+    there = aggregator(name=config.name, model=tmp_path / "simulated" / "initial.safetensors", **config.federation)
+
+    processes = []
+    for name, token in there.tokens.items():
+        (tmp_path / f"{name}.token").write_text(token)
+        words = ["join", there.url, "--token-file", tmp_path / f"{name}.token", "--folder", tmp_path / name]
+        words += ["--data", cases[name], "--device", "cpu", "--longest-poll", "0.2", "--no-twins", "--normal-priority"]
+        processes.append(twinfed(*words, "--learning-rate", str(config.learning_rate), log=tmp_path / f"{name}.log"))
+    assert [process.wait(timeout=500) for process in processes] == [0, 0, 0], (tmp_path / "SITE-01.log").read_text()
+
+    final = read(there.final_model())
+    expected = read(tmp_path / "simulated" / "sites" / SITES[0] / f"{simulated['final'][SITES[0]]}.safetensors")
+    sites = [SimulatedSite(name, CaseSource(folder=cases[name]), tmp_path / "scored" / name) for name in SITES]
+    for site in sites:
+        site.prepare(there.final_model())
+    union = [dice for site in sites for dice in site.score(final)]
+    federated, alone = sum(union) / len(union), simulated["local_only"]
+    with capsys.disabled():
+        print(f"\nDice on {len(union)} test cases: federated {federated:.3f}, alone {alone}")
+    assert max(float(np.abs(final[name] - expected[name]).max()) for name in final) < 1e-4
+    assert federated > max(alone.values())
 
 
 def test_real_processes_finish_the_rounds_and_leave_twins(

@@ -28,6 +28,7 @@ def test_strategies_run_and_their_folder_can_be_proved(
         sites={site: cohort / site for site in SITES},
         twin_epochs=1 if name == "fedavg" else 0,
         local_only=name == "fedavg",
+        pooled=name == "fedavg",
         federation={"rounds": 3 if name == "transfer" else 1, "strategy": {"name": name}, "download": {"bits": 16}},
     )
     stages: list[tuple[float, str]] = []
@@ -48,9 +49,11 @@ def test_strategies_run_and_their_folder_can_be_proved(
     assert sum(last["weights"].values()) == pytest.approx(1.0) or name == "transfer"
     assert last["bytes"]["down"] < measured["rounds"][0]["bytes"]["down"]  # a change instead of the whole model
     if name == "fedavg":
+        assert 0 <= measured["pooled"] <= 1
         assert comparison_table(measured)[0][1:] == [
             "alone, on all",
             "federated, on all",
+            "pooled, on all",
             "global, on its own",
             "twin, on its own",
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,8 @@ from twinfed.client.case_source import CaseSource
 from twinfed.errors import InputError
 from twinfed.wire import ArrayTensors, write_model
 from twinseg.case_queue import CaseQueue
-from twinseg.cases import find_cases
-from twinseg.tasks import Task, load_task
-from twinseg.volumes import read_image, read_labels
-
-
-@pytest.fixture
-def fill(cohort: Path) -> Callable[[Path, str], list[str]]:
-    """Put a site's cases into a queue; the names of those to train on."""
-
-    def put(folder: Path, site: str) -> list[str]:
-        task, queue = load_task("brats-glioma"), CaseQueue(folder)
-        for case in find_cases(cohort / site, task, require_labels=True):
-            assert case.labels is not None
-            images = {name: read_image(path) for name, path in case.images.items()}
-            queue.add(task=task, patient=case.patient, images=images, labels=read_labels(case.labels), allow_empty=True)
-        return [case.name for case in queue.cases_for_training(task.name, "train")]
-
-    return put
+from twinseg.tasks import Task
+from twinseg.volumes import read_image
 
 
 def test_corrections_become_a_round_and_the_queue_knows(

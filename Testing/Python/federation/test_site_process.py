@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from twinfed.client.site_state import read_state
+from twinseg.case_queue import CaseQueue
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 Process = subprocess.Popen[bytes]
@@ -131,6 +132,40 @@ def test_a_full_disk_is_said_and_gone_on_from_when_there_is_room(
 
     assert process.wait(timeout=300) == 0
     assert there.accepted() == ["SITE-01"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+def test_it_goes_on_where_nothing_can_be_printed(tmp_path: Path, aggregator: Any, site: Any) -> None:
+    there = aggregator(sites=("SITE-01",), rounds=1)
+    (tmp_path / "site.log").symlink_to("/dev/full")
+
+    site(there.url, there.tokens["SITE-01"]).wait(timeout=300)
+
+    assert there.accepted() == ["SITE-01"]
+    assert read_state(tmp_path / "site")["facts"]["phase"] == "finished"
+
+
+def test_a_case_of_the_queue_whose_image_has_vanished_is_one_line_a_round_and_the_rounds_go_on(
+    tmp_path: Path, cohort: Path, aggregator: Any, twinfed: Any, fill: Any
+) -> None:
+    queue = CaseQueue(tmp_path / "home" / "cases")
+    gone, *others = fill(queue.folder, "SITE-01")
+    image = queue.case(gone).image_files["flair"]
+    image.unlink()
+    there = aggregator(sites=("SITE-01",), rounds=2)
+    (tmp_path / "token").write_text(there.tokens["SITE-01"])
+    words = ["--token-file", tmp_path / "token", "--folder", tmp_path / "site", "--device", "cpu", "--normal-priority"]
+    process = twinfed("join", there.url, *words, "--longest-poll", "0.2", log=tmp_path / "site.log")
+
+    assert process.wait(timeout=300) == 0
+
+    state = read_state(tmp_path / "site")
+    assert [(row["phase"], row["report"]["samples"]) for row in state["rounds"]] == [("sent", len(others))] * 2
+    told = [row["text"] for row in state["lines"] if row["level"] == "warning"]
+    assert told[:1] == [f"{image}: it is gone, so its case is left out; restore or withdraw {gone}"]
+    assert set(told) == set(told[:1])
+    assert 2 <= len(told) <= 3  # once a round, and once more for the twin of the last
+    assert {case.name for case in queue.cases(state="trained")} == set(others)
 
 
 @pytest.mark.parametrize(

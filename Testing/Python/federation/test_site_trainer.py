@@ -18,6 +18,7 @@ from twinfed.client.site_data import Schedule
 from twinfed.client.site_trainer import SiteTrainer
 from twinfed.wire import TensorFile
 from twinseg.errors import InputError
+from twinseg.volumes import read_labels
 
 ROUND = {"epochs": 3, "seed": 5, "name": "round-1"}
 
@@ -33,7 +34,16 @@ def distance(change: dict[str, Any]) -> float:
     return float(np.sqrt(sum(np.square(one).sum() for one in change.values())))
 
 
-def test_it_is_a_client_of_monai_and_reports_numbers_only(trainer: SiteTrainer, initial_model: Path, read: Any) -> None:
+def shares_of_voxels(folder: Path, trainer: SiteTrainer) -> dict[str, int]:
+    """Of the labelled voxels in the files of the training cases, in thousandths."""
+    maps = [read_labels(folder / name / "seg.nii.gz").array for name in trainer.data.names]
+    counts = [sum(int((one == value).sum()) for one in maps) for value in (1, 2, 3)]
+    return {name: round(1000 * count / sum(counts)) for name, count in zip(("NCR", "ED", "ET"), counts, strict=True)}
+
+
+def test_it_is_a_client_of_monai_and_reports_numbers_only(
+    cohort: Path, trainer: SiteTrainer, initial_model: Path, read: Any
+) -> None:
     weights = ExchangeObject(weights=read(initial_model))
 
     before = trainer.evaluate(weights).metrics
@@ -45,7 +55,8 @@ def test_it_is_a_client_of_monai_and_reports_numbers_only(trainer: SiteTrainer, 
     assert isinstance(trainer, ClientAlgo)
     assert known == {"samples": 3, "labels": known["labels"]}
     assert known["labels"].keys() == {"NCR", "ED", "ET"}
-    assert 0 <= min(known["labels"].values()) <= max(known["labels"].values()) <= 3
+    assert known["labels"] == shares_of_voxels(cohort / "SITE-01", trainer)
+    assert sum(known["labels"].values()) == 1000
     assert before is not None
     assert after is not None
     assert 0 <= before["dice"] <= 1

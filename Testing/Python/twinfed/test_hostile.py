@@ -170,7 +170,7 @@ class Attacker:
         if field == "samples":
             said["report"]["samples"] = value if type(value) is not int or not 1 <= value <= 10 else 11
         elif field == "labels":
-            said["report"]["labels"] = value if value != {} else {"ET": 11}
+            said["report"]["labels"] = value if value != {} else {"ET": 1001}
         else:
             said[field] = value if value not in (said[field], {}) else "impossible"
         self.send(draw, self.built(said, self.data(), draw))

@@ -228,7 +228,6 @@ def hostile(value: float) -> dict[str, Any]:
         ("wrong-federation", {"federation": "another"}),
         ("stale-base", {"base": "0" * 64}),
         ("bad-samples", {"report": Report(samples=10**9)}),
-        ("bad-report", {"report": Report(samples=2, labels={"ET": 3})}),
     ],
 )
 def test_a_wrong_update_is_refused_logged_and_changes_nothing(room: Make, code: str, options: dict[str, Any]) -> None:

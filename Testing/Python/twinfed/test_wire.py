@@ -34,6 +34,7 @@ from twinfed.wire import (
     write_update,
 )
 from twinfed.wire.compression import CodedTensor, decode, encode
+from twinfed.wire.messages import thousandths
 
 HEADER = Header(federation="trial", round=1, site="s1", base="0" * 64, report=Report(samples=4))
 FLOATS = st.floats(-1e3, 1e3, width=32)
@@ -285,6 +286,9 @@ def test_impossible_compression_is_refused(wrong: dict[str, Any]) -> None:
         ({"samples": 1, "hd95_after": -1}, "bad-report"),
         ({"samples": 1, "hd95_after": float("inf")}, "bad-report"),
         ({"samples": 1, "labels": {"ET": -1}}, "bad-report"),
+        ({"samples": 1, "labels": {"ET": 1001}}, "bad-report"),
+        ({"samples": 1, "labels": {"ET": 600, "ED": 600}}, "bad-report"),
+        ({"samples": 1, "labels": {"ET": 0.5}}, "bad-report"),
         ({"samples": 1, "labels": [1]}, "bad-report"),
         ({"samples": 1, "patient": "name"}, "bad-report"),
         ([], "bad-report"),
@@ -295,6 +299,14 @@ def test_impossible_reports_are_refused(content: Any, code: str) -> None:
         Report.from_dict(content)
 
     assert refusal.value.code == code
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=8))
+def test_shares_in_thousandths_sum_to_the_whole(counts: list[int]) -> None:
+    shares = list(thousandths({str(number): count for number, count in enumerate(counts)}).values())
+
+    assert sum(shares) == (1000 if any(counts) else 0)
+    assert all(abs(share - 1000 * count / max(1, sum(counts))) < 1 for share, count in zip(shares, counts, strict=True))
 
 
 def test_diversity_is_one_for_even_labels_and_zero_for_one() -> None:
