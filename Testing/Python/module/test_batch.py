@@ -71,11 +71,11 @@ def addVolumes(patient, prefix):
 
 
 def nodes():
-    """What is in the scene, but for the colours of the uncertainty, which all results share."""
+    """What is in the scene, but for the colours of shares, which all results have in common."""
     import slicer
 
     names = [(node.GetClassName(), node.GetName()) for node in slicer.util.getNodesByClass("vtkMRMLNode")]
-    return sorted(name for name in names if name != ("vtkMRMLColorTableNode", "Uncertainty"))
+    return sorted(name for name in names if name != ("vtkMRMLColorTableNode", "Shares"))
 
 
 def test_the_patients_of_the_scene_are_segmented_in_place(slicer_host, panel, patients):
