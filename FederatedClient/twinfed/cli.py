@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from twinfed import __version__
 from twinfed.client.commands import join, simulate
+from twinfed.engines.nvflare.commands import app as nvflare_app
 from twinfed.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 site_app = typer.Typer(no_args_is_help=True, help="The sites that may take part.")
 app.add_typer(site_app, name="site")
+app.add_typer(nvflare_app, name="nvflare")
 app.command()(join)
 app.command()(simulate)
 
@@ -53,7 +56,7 @@ def aggregator(
     folder: Folder,
     config: Annotated[Path | None, typer.Option(help="The federation's TOML file; needed for a new folder.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, which is then told.")] = 8600,
     tls_certificate: Annotated[Path | None, typer.Option(help="The aggregator's certificate (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     client_ca: Annotated[Path | None, typer.Option(help="Ask sites for certificates signed by this one (PEM).")] = None,
@@ -63,6 +66,7 @@ def aggregator(
     from twinfed.aggregator.config import load_config
     from twinfed.aggregator.server import Address, serve
 
+    port = port or _free_port(host)
     address = Address(
         host=host, port=port, certificate=tls_certificate, key=tls_key, client_authority=client_ca, insecure=insecure
     )
@@ -121,6 +125,16 @@ def verify(
     if found:
         raise InputError(f"{folder}: not whole. {' '.join(found)}")
     print(f"{folder} is whole. {f'Made again from their updates: rounds {first} to {last}.' if again else ''}".strip())
+
+
+def _free_port(host: str) -> int:
+    try:
+        with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise InputError(
+            f"{host}: nothing can listen there ({error.strerror}). Name an address of this machine."
+        ) from error
 
 
 def _accounts(folder: Path) -> Accounts:

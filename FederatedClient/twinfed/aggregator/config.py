@@ -131,6 +131,7 @@ def load_config(path: str | Path) -> FederationConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Name a federation's TOML file.") from error
+    content.pop("nvflare", None)  # what the other engine does besides: twinfed.engines.nvflare.job
     if isinstance(content.get("model"), str):
         content["model"] = str(path.parent / content["model"])
     try:

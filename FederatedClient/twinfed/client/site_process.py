@@ -90,7 +90,7 @@ def _opened(settings: SiteSettings, stop: threading.Event) -> SiteLoop | None:
     while not stop.is_set():
         try:
             loop = SiteLoop(settings, stop)
-            loop.state.set(pid=os.getpid(), started=time.time())
+            loop.state.set(pid=os.getpid(), started=time.time(), engine="twinfed")
             return loop
         except (OSError, sqlite3.OperationalError) as error:
             if not said:

@@ -1,0 +1,1 @@
+"""The same sites and the same aggregation under an existing engine of federated learning."""
