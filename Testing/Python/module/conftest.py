@@ -52,12 +52,15 @@ def shared_worker():
 
 @pytest.fixture
 def worker(slicer_host, shared_worker):
-    """A worker process; a test may end it, the next one finds it started again."""
+    """A worker process; a test may end it, the next one finds it started again. One whose class was loaded anew since,
+    by a test of the module's reload, would raise errors that nobody knows any more: it is replaced."""
     from TwinSegSlicerLib.Worker import WorkerProcess
 
-    if not shared_worker:
+    if not shared_worker or type(shared_worker[-1]) is not WorkerProcess:
+        for old in shared_worker:
+            old.stop()
         shared_worker.append(WorkerProcess())
-    return shared_worker[0]
+    return shared_worker[-1]
 
 
 @pytest.fixture
