@@ -8,8 +8,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from .Packages import missingPackages
+from .Segmenter import Worker
 from .TwinRecord import listTwins
-from .TwinSession import Worker
 from .TwinWidgets import tell
 from .Worker import WorkerError
 

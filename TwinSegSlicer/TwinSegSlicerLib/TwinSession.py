@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from slicer.i18n import tr as _
 
@@ -14,26 +14,12 @@ from twinseg.twin.treatments import Treatments
 from twinseg.volumes import Volume
 
 from .Background import BackgroundTask
+from .Segmenter import Worker
 from .TwinRecord import TwinRecord, readTwin, twinsFolder
 from .TwinVisit import VisitFiles, refuseOtherPatients
 from .Worker import Signal, WorkerError
 
 OnDone = Callable[[Any], None]
-
-
-class Worker(Protocol):
-    """What is needed of the worker process; its requests for twins are those of `twinseg.worker_twin_requests`."""
-
-    def request(
-        self,
-        message: dict[str, Any],
-        onResult: Callable[[dict[str, Any]], None],
-        onError: Callable[[WorkerError], None],
-        onProgress: Callable[[float, str], None] = ...,
-        onNotice: Callable[[str], None] = ...,
-    ) -> int: ...
-
-    def cancel(self, number: int) -> None: ...
 
 
 class TwinSession:
