@@ -7,6 +7,7 @@ aggregator does it, models are made by its strategies and stored in its folder, 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 import time
@@ -46,6 +47,8 @@ class SimulationConfig:
         sites: name -> folder of labelled cases; or `phantoms`: options of `twinseg phantom`.
         seed: of the initial weights and the phantoms.
         learning_rate: highest of each local training; None for the default.
+        participation: how often a site takes part in a round, 0 to 1; of all sites, or a table of some sites'. The
+            others skip it, one at least stays.
         local_only: also train every site alone, for as many epochs.
         pooled: also train on the cases of all sites together, for as many epochs in one go: what no federation may do.
         twin_epochs: also fine-tune the final model at every site; 0 does not.
@@ -61,6 +64,7 @@ class SimulationConfig:
     patch: Any = None
     seed: int = 0
     learning_rate: float | None = None
+    participation: Any = 1.0
     local_only: bool = False
     pooled: bool = False
     twin_epochs: int = 0
@@ -69,6 +73,10 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         if bool(self.sites) == bool(self.phantoms):
             raise InputError("A simulation needs either [sites] (name = folder) or [phantoms]. Name one of them.")
+        often = self.participation
+        shares = list(often.values()) if isinstance(often, Mapping) else [often]
+        if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
+            raise InputError(f"participation = {often!r}: a number from 0 to 1, or a table of them. Correct it.")
 
 
 def load_simulation(path: Path) -> SimulationConfig:
@@ -139,7 +147,8 @@ class _Run:
     ) -> None:
         self.config, self.store, self.sites, self.initial, self.report = config, store, sites, initial, report
         self.pooled = pooled
-        options = {"quorum": len(sites), "keep_rounds": 10**6, **config.federation}
+        everybody = config.participation == 1.0
+        options = {"quorum": len(sites) if everybody else 1, "keep_rounds": 10**6, **config.federation}
         agreed = FederationConfig.from_dict(
             {
                 "name": config.name,
@@ -174,6 +183,7 @@ class _Run:
             "bytes": {way: sum(row["bytes"][way] for row in self.rounds) for way in ("up", "down")},
             "model_bytes": self._first.stat().st_size,
             "federated": self.rounds[-1]["union"],
+            "by_site": {name: site.measure(self._fetch(name, self._told(name))) for name, site in self.sites.items()},
         }
         if self.config.local_only:
             self.report(0.95, "training every site alone")
@@ -197,7 +207,7 @@ class _Run:
     def _round(self) -> bool:
         """Let the sites that are asked to train for the open round; True when all rounds are over."""
         number = self.federation.current()["number"]
-        asked = [name for name in self.sites if self._told(name).do == "train"]
+        asked = self._taking_part(number, [name for name in self.sites if self._told(name).do == "train"])
         for position, name in enumerate(asked):
             done = (number - 1 + position / len(asked)) / self.federation.config.rounds
             self.report(0.94 * done, f"round {number} of {self.federation.config.rounds}: {name}")
@@ -213,6 +223,17 @@ class _Run:
         elif not asked:
             raise InputError("No site may train, and the round does not close. Lower the quorum.")
         return over
+
+    def _taking_part(self, number: int, asked: list[str]) -> list[str]:
+        """Those of the asked sites that are there in this round; the others skip it."""
+        told = self.config.participation
+        often = {name: told.get(name, 1.0) if isinstance(told, Mapping) else told for name in asked}
+        draws = {name: random.Random(f"{self.config.seed} {name} {number}").random() for name in asked}
+        there = {name for name in asked if draws[name] < often[name]}
+        there |= {min(asked, key=draws.__getitem__)} if asked and not there else set()
+        for name in set(asked) - there:
+            self.intake.skip(name, number)
+        return [name for name in asked if name in there]
 
     def _score(self, number: int) -> None:
         """What the model of each site is worth after a round, on its test cases and on those of all."""
@@ -235,8 +256,8 @@ class _Run:
 
     def _twin(self, site: SimulatedSite) -> dict[str, float | None]:
         model = self._fetch(site.name, self._told(site.name))
-        tuned = site.fine_tune(self.config.name, model, self.config.twin_epochs)
-        return {"global": _mean(site.score(model)), "twin": _mean(site.score(tuned))}
+        twin = site.twin(self.config.name, model, self.config.twin_epochs)
+        return {"global": _mean(site.score(model)), "twin": _mean(site.score(twin))}
 
     def _told(self, name: str) -> Instructions:
         return Instructions.from_dict(self.federation.instructions(name))

@@ -1,19 +1,22 @@
-"""Makes Docs/results.md of what the experiments have measured: a table an experiment, and a verdict a claim.
+"""Makes Docs/results.md of what the experiments have measured: a table an experiment, its curves, a verdict a claim.
 
     python Testing/Experiments/results.py          # or make results
 
-Numbers come from Docs/results/*.json alone, which `experiment.py` writes; means and standard deviations are over seeds.
-The claims stand in the experiments' TOML files. A claim whose runs are not there yet is said to be open.
+Numbers come from Docs/results/NAME/*.json alone, which `experiment.py` writes; means and standard deviations are over
+seeds. The claims stand in the experiments' TOML files. A claim whose runs are not there yet is said to be open.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,55 +29,130 @@ RESULTS = HOUSE / "Docs/results"
 OUTPUT = HOUSE / "Docs/results.md"
 HEAD = """# What the papers claim, tried here
 
-Made by `make results` from the JSON files in `results/`, which `Testing/Experiments/experiment.py` writes; nothing in
-this file is typed in. Mean ± standard deviation over seeds. Dice is the mean over regions and over the test patients,
-by whom nothing was chosen.
+Made by `make results` from the JSON files in `results/`, which `Testing/Experiments/experiment.py` writes, a file a
+run, with its seed, commit and machine; nothing in this file is typed in. Mean ± standard deviation over seeds. All was
+chosen on validation patients; the test patients were scored once a run, at its end.
+
+The images of `lgg/` are TCGA-LGG at four institutions: their spacing is nominal (240 mm field of view), so distances in
+mm are nominal too, and not every patient is skull-stripped. Those of `chest-ct/` name no patient, 46 of the 54 normal
+test pictures are copies of training pictures, and one picture stands under two labels: hence two columns.
 """
 
 Run = Mapping[str, Any]
-MEASURES: dict[str, Callable[[Run], float | None]] = {
-    "federated": lambda run: run["federated"],
-    "pooled": lambda run: run.get("pooled"),
-    "alone, on all": lambda run: _mean(run.get("local_only", {}).values()),
-    "global at home": lambda run: _mean(twin["global"] for twin in run.get("twins", {}).values()),
-    "twins": lambda run: _mean(twin["twin"] for twin in run.get("twins", {}).values()),
-    "least twin gain": lambda run: min((gain for gain in _gains(run)), default=None),
-    "MB": lambda run: sum(run["bytes"].values()) / 1e6,
-}
 
 
 def main() -> None:
     parts = [HEAD]
     for path in sorted(PAPERS.glob("*.toml")):
         experiment = tomllib.loads(path.read_text(encoding="utf-8"))
-        file = RESULTS / f"{experiment['name']}.json"
-        runs = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
+        files = sorted((RESULTS / experiment["name"]).glob("*.json"))
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         parts.append(section(experiment, runs, path.name))
     OUTPUT.write_text("\n".join(parts), encoding="utf-8")
     print(OUTPUT)
 
 
 def section(experiment: Mapping[str, Any], runs: Sequence[Run], file: str) -> str:
-    """One experiment: how it is run, its table, its claims."""
+    """One experiment: how it is run, its table, its curves, its claims, what is to be said of it."""
     lines = [
         f"## {experiment['title']}",
         "",
         f"`python Testing/Experiments/experiment.py Testing/Experiments/papers/{file}`",
+        "",
+        *(f"{text}\n" for text in [experiment.get("about", "").strip()] if text),
     ]
     if not runs:
-        return "\n".join([*lines, "", "Not run yet.", ""])
-    made = {(run["date"], run["machine"], (run["commit"] or "")[:7]) for run in runs}
-    lines += ["", *(f"{day}, {machine}, commit {commit}." for day, machine, commit in sorted(made))]
-    shown = [name for name in MEASURES if any(MEASURES[name](run) is not None for run in runs)]
-    lines += ["", f"| arm | seeds | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
+        return "\n".join([*lines, "Not run yet.", ""])
+    lines += [*made_by(runs), "", *table(experiment["arms"], runs), ""]
+    if any(run.get("curves") for run in runs):
+        picture = RESULTS / experiment["name"] / "curves.png"
+        draw_curves(experiment["title"], experiment["arms"], runs, picture)
+        lines += [f"![{experiment['title']}]({picture.relative_to(OUTPUT.parent).as_posix()})", ""]
+    if against := experiment.get("against"):
+        picture = RESULTS / experiment["name"] / "against.png"
+        draw_against(experiment["title"], against, experiment["arms"], runs, picture)
+        lines += [f"![{' and '.join(against)}]({picture.relative_to(OUTPUT.parent).as_posix()})", ""]
     for arm in experiment["arms"]:
-        chosen = [run for run in runs if run["arm"] == arm]
-        cells = [spread([MEASURES[name](run) for run in chosen]) for name in shown]
-        lines.append(f"| {arm} | {len(chosen)} | {' | '.join(cells)} |")
+        lines += confusion_tables(arm, [run for run in runs if run["arm"] == arm])
     if claims := experiment.get("claims"):
-        lines += ["", "| claim | the paper's words | bar | here | verdict |", "|---|---|---|---|---|"]
+        lines += ["| claim | the paper's words | bar | here | verdict |", "|---|---|---|---|---|"]
         lines += [claim_row(claim, runs) for claim in claims]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *(f"{text}\n" for text in [experiment.get("found", "").strip()] if text)])
+
+
+def made_by(runs: Sequence[Run]) -> list[str]:
+    """When, on what machine and at which commits the runs were made."""
+    by_machine: dict[str, list[Run]] = {}
+    for run in runs:
+        by_machine.setdefault(run["machine"], []).append(run)
+    lines = []
+    for machine, made in sorted(by_machine.items()):
+        days = sorted({run["date"] for run in made})
+        commits = sorted({(run["commit"] or "unknown")[:7] for run in made})
+        days_told = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        lines.append(f"{days_told}, {machine}, commit {', '.join(commits)}.")
+    return lines
+
+
+def table(arms: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    """A row an arm, a column a measure."""
+    names = list(dict.fromkeys(name for run in runs for name in run["measures"]))
+    lines = [f"| arm | seeds | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for arm in arms:
+        chosen = [run for run in runs if run["arm"] == arm]
+        cells = [spread([run["measures"].get(name) for run in chosen]) for name in names]
+        lines.append(f"| {arm} | {len(chosen)} | {' | '.join(cells)} |")
+    return lines
+
+
+def confusion_tables(arm: str, runs: Sequence[Run]) -> list[str]:
+    """The confusion matrices of an arm, summed over seeds: true classes down, predicted ones across."""
+    found = [run["confusion"] for run in runs if "confusion" in run]
+    if not found:
+        return []
+    classes, lines = found[0]["classes"], []
+    for part in (name for name in found[0] if name != "classes"):
+        counts = np.sum([one[part] for one in found], axis=0).round().astype(int)
+        lines += [f"{arm}, {part}: true classes down, predicted across, {len(found)} seeds together.", ""]
+        lines += [f"| | {' | '.join(classes)} |", "|---|" + "---|" * len(classes)]
+        lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(classes, counts, strict=True)]
+        lines += [""]
+    return lines
+
+
+def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path) -> None:
+    """A picture of each curve of the runs, a line an arm: the mean over seeds."""
+    labels = list(dict.fromkeys(label for run in runs for label in run.get("curves", {})))
+    figure = Figure(figsize=(1 + 5.5 * len(labels), 4.2), layout="constrained")
+    for axes, label in zip(np.atleast_1d(figure.subplots(1, len(labels))), labels, strict=True):
+        for arm in arms:
+            found = [run["curves"][label] for run in runs if run["arm"] == arm and label in run.get("curves", {})]
+            if found:
+                length = min(map(len, found))
+                axes.plot(np.mean([one[:length] for one in found], axis=0), linewidth=1.3, label=arm)
+        axes.set(title=title if len(labels) == 1 else label, ylabel=label, xlabel="round or validation")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def draw_against(title: str, names: Sequence[str], arms: Iterable[str], runs: Sequence[Run], path: Path) -> None:
+    """One measure over another on a logarithmic axis, a point an arm: mean and standard deviation over seeds."""
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for arm in arms:
+        across, up = (
+            [v for run in runs if run["arm"] == arm and (v := run["measures"].get(n)) is not None] for n in names
+        )
+        if across and up:
+            axes.errorbar(
+                mean(across), mean(up), stdev(up) if len(up) > 1 else 0, fmt="o", markersize=4, capsize=2, label=arm
+            )
+    axes.set(title=title, xlabel=names[0], ylabel=names[1], xscale="log")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize="x-small")
+    figure.savefig(path, dpi=100)
 
 
 def claim_row(claim: Mapping[str, Any], runs: Sequence[Run]) -> str:
@@ -95,28 +173,20 @@ KINDS: dict[str, Callable[..., float]] = {
 
 
 def by_arm(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Seed -> value of "arm:measure", or of the federated model where no measure is named."""
+    """Seed -> value of "arm:measure", or of the first measure where none is named."""
     arm, _colon, measure = name.partition(":")
-    values = {run["seed"]: MEASURES[measure or "federated"](run) for run in runs if run["arm"] == arm}
+    chosen = [run for run in runs if run["arm"] == arm]
+    values = {run["seed"]: run["measures"].get(measure or next(iter(run["measures"]))) for run in chosen}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation, to three digits or what such a number needs."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
-
-
-def _gains(run: Run) -> list[float]:
-    pairs = run.get("twins", {}).values()
-    return [pair["twin"] - pair["global"] for pair in pairs if None not in (pair["twin"], pair["global"])]
-
-
-def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
+    digits = 3 if abs(mean(known)) < 10 else 1 if abs(mean(known)) < 1000 else 0
+    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
 
 
 if __name__ == "__main__":

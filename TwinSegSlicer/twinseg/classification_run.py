@@ -48,7 +48,7 @@ def train_classifier(request: TrainingRequest, report: Report = lambda done, sta
     validation = LabelledPictures(validation.images[new], validation.targets[new])
     torch.manual_seed(request.seed)
     network, parent = start_classifier(task, request.init)
-    config = ClassificationConfig(**request.duration(DEFAULT_MINUTES), seed=request.seed)
+    config = ClassificationConfig(**request.options(DEFAULT_MINUTES))
     trainer = ClassificationTrainer(network, task, training, validation, config, request.device)
     return run_to_model(trainer, request, task, split, network=network_description(task), parent=parent, report=report)
 

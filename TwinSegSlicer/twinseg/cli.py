@@ -95,6 +95,7 @@ def train(
     preset: Annotated[str, typer.Option(help="small (two cores) or base (GPU).")] = "small",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training cases, or")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="how long to train (default: 50 for small).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1, help="The highest (default: 0.001).")] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
@@ -114,7 +115,17 @@ def train(
     from twinseg.training_run import TrainingRequest
 
     request = TrainingRequest(
-        data, loaded_task, output, init, preset, epochs, minutes, choose_device(device), seed, resume
+        data,
+        loaded_task,
+        output,
+        init=init,
+        preset=preset,
+        epochs=epochs,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        device=choose_device(device),
+        seed=seed,
+        resume=resume,
     )
     with progress_bar("training") as bar:
         measured = run(request, bar)

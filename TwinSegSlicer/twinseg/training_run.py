@@ -61,6 +61,7 @@ class TrainingRequest:
     preset: str = "small"
     epochs: int | None = None
     minutes: float | None = None
+    learning_rate: float | None = None
     device: torch.device | str = "cpu"
     seed: int = 0
     resume: bool = False
@@ -75,11 +76,12 @@ class TrainingRequest:
         """The picture of the training."""
         return self.output.with_suffix(".png")
 
-    def duration(self, default_minutes: float) -> dict[str, Any]:
-        """What a `TrainingConfig` is told of how long: the epochs or minutes that were asked for, else the default."""
+    def options(self, default_minutes: float) -> dict[str, Any]:
+        """What a `TrainingConfig` is told: for how long, at which rate, from which seed; else its own defaults."""
+        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         if self.epochs is not None:
-            return {"epochs": self.epochs}
-        return {"minutes": default_minutes if self.minutes is None else self.minutes}
+            return {"epochs": self.epochs, "seed": self.seed, **rate}
+        return {"minutes": default_minutes if self.minutes is None else self.minutes, "seed": self.seed, **rate}
 
 
 def train(request: TrainingRequest, report: Report = lambda done, stage: None) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
         logger.warning("%s was trained at a spacing of %s mm; this training is at %s mm", request.init, made, now)
     training = prepare_all(cases, split.train, task, report)
     validation = prepare_all(cases, split.validation, task, report)
-    config = SegmentationConfig(**request.duration(DEFAULT_MINUTES[request.preset]), seed=request.seed)
+    config = SegmentationConfig(**request.options(DEFAULT_MINUTES[request.preset]))
     trainer = SegmentationTrainer(network, task, training, validation, config, request.device)
     parent_hash = None if parent is None else parent.hash
     description = network.config.to_dict()

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from twinfed.client.case_source import PARTS, CaseSource
 from twinfed.client.instructions import Instructions
-from twinfed.client.local_round import Residual, make_update, round_seed, take_up
+from twinfed.client.local_round import Residual, make_update, round_seed, slowing, take_up
 from twinfed.client.site_data import Schedule
 from twinfed.client.site_trainer import SiteTrainer
 from twinfed.client.site_twin import RATE, VALIDATIONS
@@ -86,27 +86,35 @@ class SimulatedSite:
 
     def score(self, weights: Path | Mapping[str, Any]) -> list[float]:
         """Dice of a model on each of the site's test cases."""
-        tensors = load_file(weights) if isinstance(weights, Path) else weights
-        metrics = self.trainer.evaluate(ExchangeObject(weights=dict(tensors)), {"part": "test"}).metrics
-        each: list[float] = metrics["each"]
+        each: list[float] = self.measure(weights)["each"]
         return each
+
+    def measure(self, weights: Path | Mapping[str, Any]) -> dict[str, Any]:
+        """All that is measured of a model on the site's test cases, as `SiteTrainer.evaluate` gives it."""
+        tensors = load_file(weights) if isinstance(weights, Path) else weights
+        return dict(self.trainer.evaluate(ExchangeObject(weights=dict(tensors)), {"part": "test"}).metrics)
 
     def train_alone(self, federation: str, model: Path, rounds: int, epochs: int) -> dict[str, Any]:
         """Weights of a site that shares nothing: as many rounds of as many epochs, from the same initial model."""
         weights: dict[str, Any] = dict(load_file(model))
         for number in range(1, rounds + 1):
             seed = round_seed(federation, self.name, number)
-            self.trainer.train(ExchangeObject(weights=weights), {"epochs": epochs, "seed": seed})
+            extra = {"epochs": epochs, "seed": seed, "slowing": slowing(number, rounds)}
+            self.trainer.train(ExchangeObject(weights=weights), extra)
             change = self.trainer.change()
             weights = {
                 name: torch.as_tensor(tensor) + torch.from_numpy(change[name]) for name, tensor in weights.items()
             }
         return weights
 
-    def fine_tune(self, federation: str, model: Path, epochs: int) -> dict[str, Any]:
-        """The site twin's weights: the global model, fine-tuned on the own training cases."""
+    def twin(self, federation: str, model: Path, epochs: int) -> Mapping[str, Any]:
+        """The weights that the viewer is offered first: the model fine-tuned on the own training cases where that is
+        better on the validation cases, else the model as it is."""
+        weights = load_file(model)
+        before = self.trainer.evaluate(ExchangeObject(weights=weights)).metrics["dice"]
         schedule = Schedule(epochs, round_seed(federation, self.name, 0), RATE, min(VALIDATIONS, epochs))
-        return dict(self.trainer.fine_tune(load_file(model), schedule, "twin")[0])
+        tuned, after = self.trainer.fine_tune(weights, schedule, "twin")
+        return tuned if before is not None and after > before else weights
 
 
 def phantom_sites(folder: Path, options: Mapping[str, Any], seed: int) -> dict[str, Path]:

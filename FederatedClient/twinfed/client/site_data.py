@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from twinseg.metrics import segmentation_metrics
 from twinseg.network import NetworkConfig, build_network
 from twinseg.preprocessing import PreparedCase, label_values, prepare
 from twinseg.tasks import Task
-from twinseg.trainer import ExtraLoss, Trainer
+from twinseg.trainer import ExtraLoss, Trainer, TrainingConfig
 from twinseg.training import SegmentationConfig, SegmentationTrainer
 
 logger = logging.getLogger(__name__)
@@ -44,26 +45,42 @@ class Schedule:
         seed: of the order of the cases and of every random change.
         learning_rate: the highest; None for the training's own default.
         validations: how often the validation part is scored, to keep the best weights; 0 keeps the last ones.
+        slowing: factor of the learning rate.
     """
 
     epochs: int
     seed: int
     learning_rate: float | None = None
     validations: int = 0
+    slowing: float = 1.0
 
     def options(self) -> dict[str, Any]:
         """As a `TrainingConfig` takes it. Nothing is stopped early: the rounds are short."""
-        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        rate = TrainingConfig.learning_rate if self.learning_rate is None else self.learning_rate
         chosen = max(1, self.validations)
-        return {"epochs": self.epochs, "seed": self.seed, "validations": chosen, "patience": chosen + 1, **rate}
+        return {
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "learning_rate": self.slowing * rate,
+            "validations": chosen,
+            "patience": chosen + 1,
+        }
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good a model is on one case: mean Dice over regions (classification: 1 if right), mean HD95 in mm."""
+    """How good a model is on one case: means over regions; of a classification, Dice is 1 if it is right, else 0.
+
+    Attributes:
+        hd95: 95th percentile of the Hausdorff distance, mm.
+        sensitivity: share of the region's voxels that are found; None where there are none.
+        specificity: share of the other voxels that are not taken for it.
+    """
 
     dice: float
     hd95: float | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
 
 
 class SiteData(ABC):
@@ -170,7 +187,8 @@ class SegmentationData(SiteData):
             regions = segmentation_metrics(values[predicted], values[case.labels], self.task, case.spacing).values()
             distance = float(np.mean([region["hd95"] for region in regions]))
             dice = float(np.mean([region["dice"] for region in regions]))
-            found.append(Score(dice, min(distance, LONGEST_DISTANCE)))
+            rates = (_mean_of_known(region[name] for region in regions) for name in ("sensitivity", "specificity"))
+            found.append(Score(dice, min(distance, LONGEST_DISTANCE), *rates))
         return found
 
 
@@ -178,6 +196,11 @@ def fingerprint(case: Case) -> Fingerprint:
     """The case's name and what changes when one of the case's files does. Raises InputError where one is gone."""
     files = sorted({*case.images.values(), *([case.labels] if case.labels else [])})
     return (case.name, *((str(path), _changed(path)) for path in files))
+
+
+def _mean_of_known(values: Iterable[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _changed(path: Path) -> int:

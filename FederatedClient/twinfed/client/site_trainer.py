@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from twinfed.client.case_source import CaseSource
 from twinfed.client.errors import Changed, Stopped
-from twinfed.client.site_data import Schedule, SegmentationData, SiteData
+from twinfed.client.site_data import Schedule, Score, SegmentationData, SiteData
 from twinfed.client.threads import threads_for
 from twinseg.errors import InputError
 from twinseg.preprocessing import PreparedCase
@@ -111,7 +112,8 @@ class SiteTrainer(ClientAlgo):
 
         Args:
             data: with `weights`, the global model: name -> float32 array.
-            extra: "epochs"; "seed"; "proximal_mu" (0: none); "name" of the training, for its checkpoint.
+            extra: "epochs"; "seed"; "proximal_mu" (0: none); "slowing", a factor of the learning rate; "name" of the
+                training, for its checkpoint.
 
         Raises:
             InputError: the weights do not fit the network, or there is no case to train on.
@@ -120,7 +122,12 @@ class SiteTrainer(ClientAlgo):
         extra = extra or {}
         self._base = self._tensors(data)
         network = self._network(self._base)
-        schedule = Schedule(int(extra.get("epochs", 1)), int(extra.get("seed", 0)), self.learning_rate)
+        schedule = Schedule(
+            int(extra.get("epochs", 1)),
+            int(extra.get("seed", 0)),
+            self.learning_rate,
+            slowing=float(extra.get("slowing", 1)),
+        )
         mu = float(extra.get("proximal_mu", 0))
         trainer = self.data.trainer(
             network, schedule, self.device, ProximalTerm(mu, self._on_device(self._base)) if mu else None
@@ -146,7 +153,7 @@ class SiteTrainer(ClientAlgo):
             extra: "part" of the split; validation if left out.
 
         Returns:
-            `metrics`: "dice" and "hd95" (mm), the means over cases, None where there are none; "n" cases; "each" case's
+            `metrics`: the mean over cases of each value of `Score`, None where none is known; "n" cases; "each" case's
             Dice.
         """
         part = (extra or {}).get("part", "validation")
@@ -155,15 +162,11 @@ class SiteTrainer(ClientAlgo):
             raise InputError("nothing was trained yet; give the weights to score")
         with threads_for(self.data.task.patch, self.description):
             scores = self.data.scores(self._network(weights), part, self.device)
-        distances = [score.hd95 for score in scores if score.hd95 is not None]
-        return ExchangeObject(
-            metrics={
-                "dice": float(np.mean([score.dice for score in scores])) if scores else None,
-                "hd95": float(np.mean(distances)) if distances else None,
-                "n": len(scores),
-                "each": [score.dice for score in scores],
-            }
-        )
+        means: dict[str, Any] = {}
+        for field in fields(Score):
+            known = [value for score in scores if (value := getattr(score, field.name)) is not None]
+            means[field.name] = float(np.mean(known)) if known else None
+        return ExchangeObject(metrics={**means, "n": len(scores), "each": [score.dice for score in scores]})
 
     def get_data_stats(self, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
         """`statistics`: "samples" (training cases), "labels" (their shares, in thousandths), nothing else."""

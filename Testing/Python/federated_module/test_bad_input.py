@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 
+import psutil
 import pytest
 
 from twinseg.case_queue import CaseQueue
 from twinseg.cases import find_cases
 from twinseg.tasks import load_task
 from twinseg.volumes import read_image, read_labels
+
+
+@pytest.fixture
+def small_home(monkeypatch, tmp_path, mount_small_disk):
+    """A data folder on a disk of 60 MB."""
+    monkeypatch.setenv("TWINSEG_HOME", str(tmp_path / "disk"))
+    return mount_small_disk(tmp_path / "disk", "60m")
 
 
 @pytest.fixture
@@ -66,15 +76,30 @@ def test_a_token_that_the_aggregator_does_not_know(trial, until):
     assert module.logic.federation.watch.snapshot.isRunning
 
 
-def test_a_full_disk_is_told_as_the_process_cannot_store_that_it_is(trial, until, monkeypatch):
-    module = trial(rounds=1, epochs=500)
+def test_a_full_disk_is_told_and_the_process_goes_on_when_there_is_room(home, small_home, trial, until):
+    module = trial(rounds=3, epochs=20)
     ui, watch = module.ui, module.logic.federation.watch
+    assert small_home in module.logic.federation.folder.parents
     start(module, until)
     until(lambda: watch.snapshot.phase == "training")
     assert ui.troubleLabel.text == ""
 
-    free = shutil.disk_usage(module.logic.federation.folder).free
-    monkeypatch.setattr("FederatedClientLib.SiteWatch.LEAST_FREE", 2 * free)
+    fill(small_home / "filler")
     until(lambda: "free some room" in ui.troubleLabel.text)
-    monkeypatch.undo()
-    until(lambda: ui.troubleLabel.text == "")
+    assert shutil.disk_usage(small_home).free == 0
+    process = psutil.Process(watch.snapshot.facts["pid"])
+    wait = time.monotonic() + 5  # of rounds that cannot be written
+    until(lambda: time.monotonic() > wait)
+    assert process.is_running()
+    (small_home / "filler").unlink()
+
+    until(lambda: watch.snapshot.phase == "finished")
+    assert ui.troubleLabel.text == ""
+    assert [row["phase"] for row in watch.snapshot.rounds] == ["sent"] * 3
+
+
+def fill(path):
+    """Take all the room on the disk."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

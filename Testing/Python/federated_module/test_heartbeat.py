@@ -23,7 +23,7 @@ def test_no_beat_is_missed_while_a_site_trains_at_full_load(slicer_host, module,
     if (alone := longest_pause(Heartbeat, until, lambda: True, 5.0)) > LONGEST:
         pytest.skip(f"other programs hold up the window for {alone:.3f} s: the machine is too busy for this")
     ui, federation = module.ui, module.logic.federation
-    ui.modelPathLineEdit.currentPath = str(makeModel(tmp_path / "larger.safetensors", (32, 64), 32))
+    ui.modelPathLineEdit.currentPath = str(makeModel(tmp_path / "larger.safetensors", (32, 64), 48))
     ui.roundsSpinBox.value, ui.epochsSpinBox.value = 1, 5000
     ui.startAggregatorButton.click()
     ui.casesPathLineEdit.currentPath = str(cases)

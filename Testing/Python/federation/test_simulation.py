@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_strategies_run_and_their_folder_can_be_proved(
             "global, on its own",
             "twin, on its own",
         ]
+
+
+def test_sites_may_be_absent_and_one_always_stays(tmp_path: Path, cohort: Path, initial_model: Path) -> None:
+    config = SimulationConfig(
+        name="trial",
+        task="brats-glioma",
+        model=initial_model,
+        sites={site: cohort / site for site in SITES},
+        participation={"SITE-01": 0.0, "SITE-02": 0.0},
+        federation={"rounds": 2},
+    )
+
+    measured = simulate(config, tmp_path / "some")
+    alone = simulate(dataclasses.replace(config, participation=0.0), tmp_path / "one")
+
+    assert [row["weights"] for row in measured["rounds"][1:]] == [{"SITE-03": 1.0}] * 2
+    assert [len(row["weights"]) for row in alone["rounds"][1:]] == [1, 1]
+    assert list(faults(tmp_path / "some" / "federation")) == []
+    assert 0 <= measured["by_site"]["SITE-01"]["specificity"] <= 1
 
 
 @pytest.mark.slow

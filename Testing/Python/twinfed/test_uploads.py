@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,16 +66,9 @@ def test_oversized_truncated_and_misnamed_uploads(web: Make) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB where the first federation of a test has its folder."""
-    disk = tmp_path / "room0" / "aggregator"
-    disk.mkdir(parents=True)
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("needs the right to mount a small disk")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+def small_disk(tmp_path: Path, mount_small_disk: Callable[[Path, str], Path]) -> Path:
+    """A disk where the first federation of a test has its folder."""
+    return mount_small_disk(tmp_path / "room0" / "aggregator", "4m")
 
 
 def test_a_full_disk_is_told_and_passes(web: Make, small_disk: Path) -> None:

@@ -202,19 +202,8 @@ def test_a_queue_that_is_busy_says_so(
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("no small disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk(tmp_path: Path, mount_small_disk: Callable[[Path, str], Path]) -> Path:
+    return mount_small_disk(tmp_path / "disk", "400k")
 
 
 def test_a_full_disk_leaves_the_queue_as_it_was(disk: Path, toy: Task) -> None:
