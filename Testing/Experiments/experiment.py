@@ -58,7 +58,7 @@ def main() -> None:
         run = {"arm": arm, "seed": seed, "settings": digest(settings), **made, **measured}
         file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(run, indent=1) + "\n"
-        write_atomically(file, lambda stream, text=text: stream.write(text.encode()))
+        write_atomically(file, text.encode())
         print(arm, seed, json.dumps(measured["measures"]), flush=True)
 
 
