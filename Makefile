@@ -4,8 +4,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
+NVFLARE := .venv-nvflare
 
-.PHONY: venv test demo screenshots results
+.PHONY: venv test test-nvflare demo screenshots results
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -21,6 +22,16 @@ test: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+# The same federation under NVFlare itself, which has an environment of its own (140 MB more).
+test-nvflare: $(STAMP) $(NVFLARE)/.installed
+	TWINFED_NVFLARE_PYTHON=$(CURDIR)/$(NVFLARE)/bin/python $(PY) -m pytest -m slow Testing/Python/nvflare
+
+$(NVFLARE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NVFLARE)
+	$(NVFLARE)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" --constraint constraints.txt
+	$(NVFLARE)/bin/python -m pip install --quiet --editable '.[nvflare]' --constraint constraints.txt
+	touch $@
 
 demo: $(STAMP)
 	$(PY) Testing/demo.py --output demo

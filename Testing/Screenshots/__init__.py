@@ -1,0 +1,1 @@
+"""The pictures of the modules, drawn in the headless host."""
