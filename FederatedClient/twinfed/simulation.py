@@ -44,6 +44,7 @@ class SimulationConfig:
         name: of the federation; with the site's name and the round it seeds each training.
         task: name, or .toml file; `spacing` (mm) and `patch` (voxels) change it.
         network: preset or table of the network's fields; or `model`: a model file to begin with.
+        init: a segmentation model, also of another task, whose weights the network begins with where they fit.
         sites: name -> folder of labelled cases; or `phantoms`: options of `twinseg phantom`.
         seed: of the initial weights and the phantoms.
         learning_rate: highest of each local training; None for the default.
@@ -58,6 +59,7 @@ class SimulationConfig:
     task: str
     network: Any = "small"
     model: Path | None = None
+    init: Path | None = None
     sites: Mapping[str, Path] = field(default_factory=dict)
     phantoms: Mapping[str, Any] = field(default_factory=dict)
     spacing: Any = None
@@ -98,8 +100,9 @@ def simulation_of(content: Mapping[str, Any], beside: Path) -> SimulationConfig:
     try:
         if str(values.get("task", "")).endswith(".toml"):
             values["task"] = str(beside / values["task"])
-        if "model" in values:
-            values["model"] = beside / values["model"]
+        for key in ("model", "init"):
+            if key in values:
+                values[key] = beside / values[key]
         values["sites"] = {name: beside / folder for name, folder in values.get("sites", {}).items()}
         return SimulationConfig(**values)
     except (TypeError, AttributeError) as error:
@@ -280,7 +283,7 @@ class _Run:
 def _initial_model(config: SimulationConfig, output: Path) -> Path:
     changes = {key: value for key in ("spacing", "patch") if (value := getattr(config, key)) is not None}
     path = output / "initial.safetensors"
-    write_initial_model(path, task_of(config.task, changes), config.network, config.seed)
+    write_initial_model(path, task_of(config.task, changes), config.network, config.seed, config.init)
     return path
 
 

@@ -3,6 +3,7 @@
 An arm's settings are what a simulation's TOML file holds (`twinfed.simulation.SimulationConfig`), and
     spoil = {site = "SITE-02", how = "shift"}      wrong training labels at a site: shift, erode or swap
     lacking = {SITE-02 = ["t2"]}                   sequences that sites do not have
+    reach = 0.6                                    a Dice; the table says after how many rounds it was reached
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SHIFT = 15.0  # mm
 def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -> dict[str, Any]:
     """Simulate one arm in a folder that is gone afterwards."""
     changes = {key: settings[key] for key in OF_AN_ARM if key in settings}
-    content = {key: value for key, value in settings.items() if key not in OF_AN_ARM}
+    content = {key: value for key, value in settings.items() if key not in (*OF_AN_ARM, "reach")}
     with tempfile.TemporaryDirectory() as folder:
         config = simulation_of(content, beside)
         if changes:
@@ -45,7 +46,10 @@ def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -
         with progress_bar(told) as bar:
             measured = simulate(config, Path(folder) / "run", device, bar)
     curve = [row["union"] for row in measured["rounds"]]
-    return {"measures": measures(measured), "curves": {"Dice on test cases": curve}, **measured}
+    columns = measures(measured)
+    if "reach" in settings:
+        columns["rounds to reach"] = next((n for n, dice in enumerate(curve) if dice >= settings["reach"]), len(curve))
+    return {"measures": columns, "curves": {"Dice on test cases": curve}, **measured}
 
 
 def measures(measured: Mapping[str, Any]) -> dict[str, float | None]:

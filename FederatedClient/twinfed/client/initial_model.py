@@ -15,6 +15,7 @@ from twinseg.model_file import save_model
 from twinseg.network import NetworkConfig, build_network, preset
 from twinseg.preprocessing import label_values
 from twinseg.tasks import Task, load_task
+from twinseg.training_run import take_weights
 
 
 def task_of(name: str, changes: Mapping[str, Any]) -> Task:
@@ -30,15 +31,18 @@ def task_of(name: str, changes: Mapping[str, Any]) -> Task:
     return dataclasses.replace(load_task(name), **fields)
 
 
-def write_initial_model(path: Path, task: Task, network: str | Mapping[str, Any] = "small", seed: int = 0) -> str:
+def write_initial_model(
+    path: Path, task: Task, network: str | Mapping[str, Any] = "small", seed: int = 0, init: Path | None = None
+) -> str:
     """Write a model with random weights of a seed, and return its content hash.
 
     Args:
         network: a preset, or the fields of a `NetworkConfig` but for channels in and out; one level a stride, and
             strides of 2 where none are named.
+        init: a segmentation model, also of another task, whose weights are taken where they fit.
 
     Raises:
-        InputError: no such preset, or fields that no network has.
+        InputError: no such preset, fields that no network has, or a model that fits nowhere.
     """
     torch.manual_seed(seed)
     if task.kind == "classification":
@@ -59,5 +63,7 @@ def write_initial_model(path: Path, task: Task, network: str | Mapping[str, Any]
         built = build_network(config)
     except (TypeError, KeyError) as error:
         raise InputError(f"the network cannot be built ({error}); name a preset, or channels, embedding …") from error
-    provenance = {"program": "twinfed", "seed": seed}
+    provenance: dict[str, Any] = {"program": "twinfed", "seed": seed}
+    if init is not None:
+        provenance["parent"] = take_weights(built, task, init)
     return save_model(path, built.state_dict(), task=task, network=config.to_dict(), provenance=provenance)

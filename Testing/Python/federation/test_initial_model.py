@@ -1,0 +1,49 @@
+"""The model that a federation begins with: random, or with what another model knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinfed.client.initial_model import task_of, write_initial_model
+from twinseg.errors import InputError
+from twinseg.model_file import load_model
+
+NETWORK = {"channels": [4, 8, 8, 8], "embedding": 24, "depth": 2, "heads": 2}
+
+
+def test_weights_of_a_model_of_another_task_are_taken_where_they_fit(tmp_path: Path, read: Any) -> None:
+    glioma, lower_grade = (task_of(name, {"patch": 32}) for name in ("brats-glioma", "lgg-flair"))
+    strides = {"strides": [list(stride) for stride in lower_grade.strides]}
+    parent = write_initial_model(tmp_path / "parent.safetensors", glioma, {**NETWORK, **strides}, seed=1)
+    write_initial_model(tmp_path / "random.safetensors", lower_grade, {**NETWORK, **strides}, seed=2)
+
+    write_initial_model(
+        tmp_path / "own.safetensors", lower_grade, {**NETWORK, **strides}, 2, tmp_path / "parent.safetensors"
+    )
+
+    own, random, first = (read(tmp_path / f"{name}.safetensors") for name in ("own", "random", "parent"))
+    taken = [name for name in own if own[name].shape == first[name].shape and np.array_equal(own[name], first[name])]
+    left = [name for name in own if np.array_equal(own[name], random[name]) and name not in taken]
+    assert len(taken) > 0.9 * len(own)
+    assert {own[name].shape[0] for name in left} == {2}  # the last layer: tumour and the rest
+    sequences = [sequence.name for sequence in glioma.sequences]
+    for channel, sequence in enumerate(lower_grade.sequences):
+        np.testing.assert_array_equal(
+            own["stem.convolution.weight"][:, channel],
+            first["stem.convolution.weight"][:, sequences.index(sequence.name)],
+        )
+    assert load_model(tmp_path / "own.safetensors").card.provenance["parent"] == parent
+
+
+def test_a_model_that_fits_nowhere_is_refused(tmp_path: Path) -> None:
+    task = task_of("brats-glioma", {"patch": 32})
+    write_initial_model(tmp_path / "parent.safetensors", task, NETWORK)
+
+    with pytest.raises(InputError, match="too different to start from"):
+        write_initial_model(
+            tmp_path / "own.safetensors", task, {**NETWORK, "embedding": 96}, 0, tmp_path / "parent.safetensors"
+        )
