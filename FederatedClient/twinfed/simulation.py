@@ -219,6 +219,7 @@ class _Run:
             self.bytes[name]["up"] += update.stat().st_size
             self.intake.check_may_send(name, number, digest)
             self.intake.receive(name, number, digest, update)
+        self.report(0.94 * number / self.federation.config.rounds, f"round {number} is aggregated")
         self.federation.advance()
         over = self._told(next(iter(self.sites))).do == "finished"
         if over or self.federation.current()["number"] > number:
@@ -240,7 +241,10 @@ class _Run:
 
     def _score(self, number: int) -> None:
         """What the model of each site is worth after a round, on its test cases and on those of all."""
-        each = {name: site.score(self._fetch(name, self._told(name))) for name, site in self.sites.items()}
+        each = {}
+        for name, site in self.sites.items():
+            told = self._told(name)  # one that is not asked to train fetches nothing
+            each[name] = site.score(self.store.file(told.base) if told.do == "wait" else self._fetch(name, told))
         row = self.store.row("SELECT weights FROM rounds WHERE number = ?", number)
         self.rounds.append(
             {

@@ -55,6 +55,7 @@ class SimulatedSite:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder = name, folder
+        self.base: Path | None = None
         self.trainer = SiteTrainer(cases, device=device, learning_rate=learning_rate)
 
     def prepare(self, model: Path) -> int:
@@ -65,7 +66,9 @@ class SimulatedSite:
         return self.trainer.data.samples
 
     def fetch(self, told: Instructions, model: Path, delta: Path | None) -> tuple[Path, int]:
-        """The base model, as this site comes by it, and the bytes that it takes: the change where there is one."""
+        """The base model, as this site comes by it, and the bytes that it takes: the change where there is one.
+
+        The one before is removed."""
         own = self.folder / f"{told.base}.safetensors"
         if own.is_file():
             return own, 0
@@ -73,9 +76,14 @@ class SimulatedSite:
         if delta is not None and before.is_file():
             if apply_update(before, delta, own) != told.base:
                 raise RuntimeError("a change file does not give the model that it is for")
-            return own, delta.stat().st_size
-        own.write_bytes(model.read_bytes())
-        return own, model.stat().st_size
+            count = delta.stat().st_size
+        else:
+            own.write_bytes(model.read_bytes())
+            count = model.stat().st_size
+        if self.base is not None:
+            self.base.unlink()
+        self.base = own
+        return own, count
 
     def update(self, told: Instructions, model: Path) -> tuple[Path, str]:
         """Train for a round; the update's file and hash."""

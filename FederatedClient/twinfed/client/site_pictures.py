@@ -26,6 +26,9 @@ from twinseg.tasks import Task
 from twinseg.trainer import ExtraLoss, Trainer
 
 logger = logging.getLogger(__name__)
+STEPS = 16
+"""Of an epoch, where there are pictures enough."""
+SMALLEST_BATCH = 4
 
 
 class PictureData(SiteData):
@@ -54,7 +57,9 @@ class PictureData(SiteData):
         self, network: nn.Module, schedule: Schedule, device: torch.device, extra_loss: ExtraLoss | None = None
     ) -> Trainer[Any]:
         chosen_by = self.parts["validation"] if schedule.validations else None
-        config = ClassificationConfig(**schedule.options())
+        # A site with few pictures takes fewer at a time: else a round would be a handful of steps.
+        batch = min(ClassificationConfig.batch_size, max(SMALLEST_BATCH, self.samples // STEPS))
+        config = ClassificationConfig(**schedule.options(), batch_size=batch)
         return ClassificationTrainer(network, self.task, self.parts["train"], chosen_by, config, device, extra_loss)
 
     def scores(self, network: nn.Module, part: str, device: torch.device) -> list[Score]:
