@@ -17,9 +17,9 @@ from twinseg.volumes import read_image, read_labels
 
 @pytest.fixture
 def small_home(monkeypatch, tmp_path, mount_small_disk):
-    """A data folder on a disk of 60 MB."""
+    """A data folder on a disk of 320 MB; the aggregator takes no upload where less than 256 MB are free."""
     monkeypatch.setenv("TWINSEG_HOME", str(tmp_path / "disk"))
-    return mount_small_disk(tmp_path / "disk", "60m")
+    return mount_small_disk(tmp_path / "disk", "320m")
 
 
 @pytest.fixture
@@ -102,4 +102,4 @@ def fill(path):
     """Take all the room on the disk."""
     with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
-            file.write(bytes(4096))
+            file.write(bytes(2**20))  # the last one as far as there is room

@@ -23,7 +23,7 @@ def test_no_beat_is_missed_while_a_site_trains_at_full_load(slicer_host, module,
     if (alone := longest_pause(Heartbeat, until, lambda: True, 5.0)) > LONGEST:
         pytest.skip(f"other programs hold up the window for {alone:.3f} s: the machine is too busy for this")
     ui, federation = module.ui, module.logic.federation
-    ui.modelPathLineEdit.currentPath = str(makeModel(tmp_path / "larger.safetensors", (32, 64), 48))
+    ui.modelPathLineEdit.currentPath = str(makeModel(tmp_path / "larger.safetensors", (64, 128), 48))
     ui.roundsSpinBox.value, ui.epochsSpinBox.value = 1, 5000
     ui.startAggregatorButton.click()
     ui.casesPathLineEdit.currentPath = str(cases)
@@ -38,14 +38,14 @@ def test_no_beat_is_missed_while_a_site_trains_at_full_load(slicer_host, module,
 
     busy, began = sum(site.cpu_times()[:2]), time.perf_counter()
     longest = longest_pause(Heartbeat, until, lambda: federation.watch.snapshot.phase == "training", WATCHED)
-    load = (sum(site.cpu_times()[:2]) - busy) / (time.perf_counter() - began) / cores
+    load = (sum(site.cpu_times()[:2]) - busy) / (time.perf_counter() - began)
 
-    print(f"longest pause {1000 * longest:.0f} ms, without the site {1000 * alone:.0f} ms; load {load:.0%}")
+    print(f"longest pause {1000 * longest:.0f} ms, without the site {1000 * alone:.0f} ms; {load:.1f} cores busy")
     federation.site.stopAndWait()
     if longest > LONGEST and (alone := longest_pause(Heartbeat, until, lambda: True, 5.0)) > LONGEST:
         pytest.skip(f"other programs hold up the window for {alone:.3f} s: the machine is too busy for this")
     assert longest < LONGEST
-    assert load > 0.7
+    assert load > min(cores, 1.1)  # the samples are made on one
 
 
 def longest_pause(heartbeat, until, is_watched, seconds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ import pytest
 
 from twinseg.phantom import Scanner, make_patient
 from twinseg.tasks import load_task
+from twinseg.twin.store import Twin
+from twinseg.twin.timeline import add_scan
 
 TESTING = Path(__file__).parents[2]
 if str(TESTING) not in sys.path:
@@ -25,6 +28,7 @@ else:
     from SlicerHost.pytest_plugin import slicer_host  # noqa: F401
 
 MODULE_FILE = Path(__file__).parents[3] / "TwinSegSlicer/TwinSegSlicer.py"
+SECONDS = 240
 BRATS_CASE = Path(__file__).parents[4] / "shared/data/brats-gli/BraTS-GLI-00000-000"
 
 
@@ -116,6 +120,65 @@ def add_result(add_volume):
         return addToScene(prepared, {"flair": node}, "flair", nodeImage(node), task, MADE, **options)
 
     return add
+
+
+@pytest.fixture(scope="session")
+def patients():
+    """Two synthetic patients at two dates."""
+    scanner = Scanner.for_site(0)
+    return [make_patient((5, n), scanner=scanner, size=48, spacing=4.0, visits=2, kind="ring") for n in range(2)]
+
+
+@pytest.fixture
+def panel(slicer_host, module_widget, worker):
+    """The tab of the twin, opened; with the worker of all tests, as importing torch is what takes long."""
+    module_widget.ui.tabWidget.setCurrentIndex(1)
+    module_widget.twinPanel.session._worker = worker
+    return module_widget.twinPanel
+
+
+@pytest.fixture
+def wait(slicer_host, panel):
+    """Waits until the present step is done; then no error was told."""
+
+    def until_done():
+        assert slicer_host.app.wait_until(lambda: not panel.session.isBusy, SECONDS)
+
+    return until_done
+
+
+@pytest.fixture
+def select(slicer_host, module_widget, add_volume, add_result):
+    """Puts a visit's FLAIR and a segmentation of it into the scene, and selects it as the user would."""
+
+    def select_visit(visit, name="P1_flair"):
+        flair = visit.images["flair"]
+        node = add_result(volume=add_volume(flair.array.T, flair.affine, name), labels=visit.labels.array)
+        module_widget.ui.segmentationSelector.setCurrentNode(node)
+        slicer_host.process_events()
+        return node
+
+    return select_visit
+
+
+@pytest.fixture(scope="session")
+def two_scans(tmp_path_factory, patients) -> Path:
+    """The folder of a twin of the first patient, with both visits, for tests to copy."""
+    folder = tmp_path_factory.mktemp("twins") / "P-7"
+    twin = Twin.create(folder, task="brats-glioma", pseudonym="P-7")
+    for visit in patients[0].visits:
+        add_scan(twin, visit.day, {"flair": visit.images["flair"]}, labels=visit.labels, origin="expert")
+    return folder
+
+
+@pytest.fixture
+def open_twin(panel, wait, own_home, two_scans):
+    """A twin with two scans in the data folder, opened in the panel."""
+    folder = shutil.copytree(two_scans, own_home / "twins/P-7")
+    panel.listTwins()
+    panel.ui.twinComboBox.setCurrentIndex(panel.ui.twinComboBox.findText("P-7"))
+    wait()
+    return folder
 
 
 MADE = {

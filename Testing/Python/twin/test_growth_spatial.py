@@ -11,7 +11,7 @@ from twinseg.errors import InputError
 from twinseg.phantom.growth import GrowthSolver, initial_density
 from twinseg.twin.coarse_grid import Brain, CoarseGrid, signed_distance
 from twinseg.twin.posterior import PRIOR_ONLY, Posterior, Visit
-from twinseg.twin.spatial_growth import SpatialGrowth
+from twinseg.twin.spatial_growth import VISIBLE_ENHANCING, VISIBLE_ON_FLAIR, SpatialGrowth
 from twinseg.twin.treatments import (
     Radiotherapy,
     Surgery,
@@ -70,6 +70,35 @@ def test_it_starts_with_the_measured_volume_whatever_the_parameters() -> None:
     volumes = model.simulate(samples, [0.0], UNTREATED)[:, 0]
 
     assert volumes == pytest.approx(model.start.volume_ml * np.exp(samples[:, 3]), rel=0.03)
+
+
+def parameters_of(model: SpatialGrowth, count: int) -> np.ndarray:
+    """Samples (count, p) of a model's prior, with the first volume as it was measured."""
+    samples = model.prior().from_normal(model.prior().draw(count, np.random.default_rng(0)))
+    samples[:, 3] = 0.0
+    return samples
+
+
+@pytest.mark.parametrize("visible_density", [VISIBLE_ENHANCING, VISIBLE_ON_FLAIR])
+@pytest.mark.parametrize("radius_mm", [4.2, 5.5, 7.8])  # 0.3 to 2 mL
+def test_a_small_tumour_starts_with_its_volume_and_grows_untreated(radius_mm: float, visible_density: float) -> None:
+    model = SpatialGrowth(visit(ball(radius_mm)), brain(), visible_density=visible_density)
+
+    volumes = model.simulate(parameters_of(model, 40), [0.0, 2.0, 10.0, 30.0], UNTREATED)
+
+    assert volumes[:, 0] == pytest.approx(model.start.volume_ml, rel=0.01)
+    assert (np.diff(volumes, axis=1) > -0.01 * model.start.volume_ml).all()
+
+
+def test_a_tumour_in_specks_does_not_melt_untreated() -> None:
+    specks = np.zeros(SHAPE, bool)
+    specks[tuple(np.random.default_rng(2).integers(11, 25, (3, 150)))] = True
+    model = SpatialGrowth(visit(specks), brain(), visible_density=VISIBLE_ENHANCING, coarse_voxels=8000)
+
+    volumes = model.simulate(parameters_of(model, 40), [0.0, 5.0, 10.0, 20.0], UNTREATED) / model.start.volume_ml
+
+    assert volumes[:, 0] == pytest.approx(1.0, rel=0.01)
+    assert (np.median(volumes, axis=0) > 0.95).all()
 
 
 def test_the_true_parameters_foresee_what_another_scheme_grows() -> None:

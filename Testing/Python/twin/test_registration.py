@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.phantom import make_patient
 from twinseg.phantom.cohort import Patient
 from twinseg.phantom.scanner import Scanner
@@ -59,6 +59,44 @@ def test_equal_scans_give_equal_transforms_to_the_bit(heads: list[Patient]) -> N
     before, after = (visit.images["t1ce"] for visit in heads[0].visits)
 
     np.testing.assert_array_equal(register(after, before).to_baseline, register(after, before).to_baseline)
+
+
+def test_it_tells_its_stages_and_how_far_it_is(heads: list[Patient]) -> None:
+    before, after = (visit.images["t1ce"] for visit in heads[0].visits)
+    told: list[tuple[float, str]] = []
+
+    register(after, before, report=lambda *said: told.append(said))
+
+    shares, stages = [done for done, _ in told], list(dict.fromkeys(stage for _, stage in told))
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] < 1
+    assert len(stages) == 4
+    assert all(part in said for part, said in zip(("preparing", "rigid", "affine", "comparing"), stages, strict=True))
+    assert len({done for done, stage in told if "rigid" in stage}) > 10  # a step of the optimiser at a time
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize(("stage", "step"), [("preparing", 1), ("rigid", 5), ("affine", 5), ("comparing", 1)])
+def test_it_can_be_stopped_in_every_stage(
+    heads: list[Patient], stage: str, step: int, raises: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, after = (visit.images["t1ce"] for visit in heads[0].visits)
+    told: list[str] = []
+
+    def stop(_done: float, said: str) -> bool:
+        told.append(said)
+        if sum(stage in one for one in told) < step:
+            return False
+        if raises:
+            raise Cancelled("by the user")
+        return True
+
+    with pytest.raises(Cancelled, match="by the user" if raises else "nothing was changed"):
+        register(after, before, report=stop)
+
+    assert sum(stage in one for one in told) == step  # then nobody was asked again
+    assert capfd.readouterr().err == ""  # SimpleITK prints what a command raises
+    register(after, before)  # and the next one goes well
 
 
 def test_a_scan_of_another_grid_and_orientation_is_found(heads: list[Patient]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.phantom import make_patient
 from twinseg.phantom.cohort import Patient
 from twinseg.phantom.scanner import Scanner
@@ -72,6 +72,41 @@ def test_another_patients_scan_is_refused_and_nothing_is_added(followed: Twin, p
         add_scan(followed, 900, t1ce(patients[1], 1), labels=patients[1].visits[1].labels)
 
     assert Twin.open(followed.folder).revision == revision
+
+
+def test_it_tells_where_it_is_from_checking_to_writing(two_visits: Path, patients: list[Patient]) -> None:
+    twin = Twin.create(two_visits.parent / "told", task="brats-glioma")
+    add_scan(twin, 0, t1ce(patients[0], 0), labels=patients[0].labels)
+    told: list[tuple[float, str]] = []
+
+    add_scan(
+        twin, 60, t1ce(patients[0], 1), labels=patients[0].visits[1].labels, report=lambda *said: told.append(said)
+    )
+
+    shares, stages = [done for done, _ in told], " / ".join(dict.fromkeys(stage for _, stage in told))
+    assert shares == sorted(shares)
+    places = [stages.index(part) for part in ("checking", "rigid", "affine", "comparing", "lesions", "writing")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("stage", ["checking", "rigid", "affine", "comparing", "lesions", "writing"])
+def test_a_scan_that_is_cancelled_leaves_the_twin_as_it_was(
+    followed: Twin, patients: list[Patient], stage: str
+) -> None:
+    files = {path: path.read_bytes() for path in followed.folder.rglob("*") if path.is_file()}
+
+    with pytest.raises(Cancelled, match="nothing was changed"):
+        add_scan(
+            followed,
+            900,
+            t1ce(patients[0], 1),
+            labels=patients[0].visits[1].labels,
+            report=lambda _done, said: stage in said,
+        )
+
+    assert {path: path.read_bytes() for path in followed.folder.rglob("*") if path.is_file()} == files
+    assert verify(followed.folder).whole
+    add_scan(followed, 900, t1ce(patients[0], 1), labels=patients[0].visits[1].labels)
 
 
 def test_an_empty_segmentation_must_be_meant(followed: Twin, patients: list[Patient], tmp_path: Path) -> None:
