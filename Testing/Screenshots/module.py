@@ -53,7 +53,7 @@ class ModulePictures(Pictures):
         self.widget.logic.segmenter.progressed.connect(lambda done, stage: stages.append(done))
         self.ui.segmentButton.click()
         self.wait(lambda: stages and stages[-1] >= 0.2)
-        self.take("running", self.ui.segmentCollapsibleButton)
+        self.take("running", self.ui.segmentCollapsibleButton, settle=0.0)
         self.wait(lambda: not self.widget.logic.segmenter.isRunning)
 
     def draw_result(self) -> None:

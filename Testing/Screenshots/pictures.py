@@ -50,10 +50,10 @@ class Pictures(ABC):
             getattr(self.panel_ui, f"{name}CollapsibleButton").collapsed = name not in parts
         self.host.process_events(0.3)
 
-    def take(self, name: str, widget: Any = None) -> None:
-        """Write a picture of the window, or of a widget in it."""
+    def take(self, name: str, widget: Any = None, *, settle: float = 0.5) -> None:
+        """Write a picture of the window, or of a widget in it, so many seconds from now."""
         path = PICTURES / f"{self.prefix}-{name}.png"
-        self.host.process_events(0.5)
+        self.host.process_events(settle)
         if widget is None:
             self.host.captureWindow(path)
         else:
