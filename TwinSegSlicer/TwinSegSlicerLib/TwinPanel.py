@@ -174,7 +174,9 @@ class TwinPanel:
         self._update()
 
     def _onStep(self) -> None:
-        busy = self.session.isBusy
+        busy, done = self.session.isBusy, self.session.done
+        self.ui.stepProgressBar.maximum = 0 if done is None else 100  # 0: that it goes on, not how far it is
+        self.ui.stepProgressBar.setValue(0 if done is None else round(100 * done))
         self.ui.stepProgressBar.setVisible(busy)
         self.ui.stopButton.setVisible(busy)
         tell(self.ui.stepLabel, f"{self.session.step} …" if busy else "")

@@ -26,8 +26,8 @@ class TwinSession:
     """Opens, makes and extends twins. `record` is what is known of the open one; None where there is none; `forecasts`
     what was last forecast from all of its scans, one a scenario, and `forecastName` that forecast's record.
 
-    Signals: `changed()`, the record is another; `stepped()`, `step` is another (what is being done, "" if nothing);
-    `failed(what, exception)`.
+    Signals: `changed()`, the record is another; `stepped()`, `step` is another (what is being done, "" if nothing), or
+    `done` (the share of it that is done, None where that is not known); `failed(what, exception)`.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -39,6 +39,7 @@ class TwinSession:
         self.forecasts: list[dict[str, Any]] = []
         self.forecastName = ""
         self.step = ""
+        self.done: float | None = None
         self.changed, self.stepped, self.failed = Signal(), Signal(), Signal()
 
     @property
@@ -213,8 +214,8 @@ class TwinSession:
         self._refuseWhileBusy()
         self._tell(step)
 
-    def _tell(self, step: str) -> None:
-        self.step = step
+    def _tell(self, step: str, done: float | None = None) -> None:
+        self.step, self.done = step, done
         self.stepped.emit()
 
     def _end(self) -> None:
@@ -270,7 +271,7 @@ class TwinSession:
         self._background = BackgroundTask(lambda: readTwin(folder), told, lambda _unread: self._fail(error))
 
     def _onProgress(self, done: float, stage: str) -> None:
-        self._tell(f"{stage}, {done:.0%}")
+        self._tell(f"{stage}, {done:.0%}", done)
 
     def _reread(self, then: Callable[[], None] = lambda: None) -> None:
         """Read the open twin anew at the end of a step."""

@@ -84,19 +84,22 @@ def add(
     if labels is None:
         labels, uncertainty, by, delta = _segmented(twin, loaded, task, model, device)
         origin = "model"
-    point = add_scan(
-        twin,
-        since,
-        loaded.images,
-        day_uncertainty=day_uncertainty,
-        labels=labels,
-        origin=origin,
-        no_tumour=no_tumour,
-        uncertainty=uncertainty,
-        model=by,
-        delta=delta,
-        source_sha256={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.images.items()},
-    )
+    sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.images.items()}
+    with progress_bar("adding") as bar:
+        point = add_scan(
+            twin,
+            since,
+            loaded.images,
+            day_uncertainty=day_uncertainty,
+            labels=labels,
+            origin=origin,
+            no_tumour=no_tumour,
+            uncertainty=uncertainty,
+            model=by,
+            delta=delta,
+            source_sha256=sources,
+            report=lambda *said: bar(*said),
+        )
     if known is not None:
         twin.set_document("treatments.json", known)
     measured = {**time_point_added(twin, point), "delta": delta, **_head(twin)}
@@ -107,6 +110,29 @@ def add(
     fit = "" if point.registration is None else f", agreement with the baseline {point.registration['agreement']:.2f}"
     line = f"{folder}: day {point.day:g} added, {len(measured['lesions'])} lesions, {volumes}{fit}"
     finish(line, measured, json_file)
+
+
+@twin_app.command()
+def correct(
+    folder: Folder,
+    timepoint: Annotated[str, typer.Argument(help="Scan of the twin; twinseg twin list shows which there are.")],
+    segmentation: Annotated[Path, typer.Argument(help="Label map on the grid of one of the scan's images.")],
+    origin: Annotated[str, typer.Option(help="Who drew it: expert, edited or model.")] = "expert",
+    no_tumour: Annotated[bool, typer.Option("--no-tumour", help="An empty segmentation is meant.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Add a corrected segmentation of a scan; earlier ones stay, and the newest of the most trusted origin counts."""
+    from twinseg.twin.steps import time_point_added
+    from twinseg.twin.store import Twin
+    from twinseg.twin.timeline import correct_scan
+    from twinseg.volumes import read_labels
+
+    twin = Twin.open(folder)
+    correct_scan(twin, timepoint, read_labels(segmentation), origin, no_tumour=no_tumour)
+    point = twin.timepoint(timepoint)
+    counts = point.segmentation.origin if point.segmentation is not None else origin
+    measured = {**time_point_added(twin, point), "counts": counts, **_head(twin)}
+    finish(f"{folder}: scan {timepoint} corrected, the segmentation of origin {counts} counts", measured, json_file)
 
 
 @twin_app.command()
@@ -269,6 +295,21 @@ def verify(
         finish("", measured, json_file)
         raise InputError(f"{folder}: the twin is not whole ({len(found.faults)} faults); restore it from a copy")
     finish(f"{folder}: whole; {found.files} files, {found.revisions} revisions, head {found.head}", measured, json_file)
+
+
+@twin_app.command()
+def export(
+    folder: Folder,
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    json_file: Json = None,
+) -> None:
+    """Write a copy for other programs, in the shape of BIDS derivatives; days take the place of dates."""
+    from twinseg.twin.store import Twin
+    from twinseg.twin.store_export import export_bids
+
+    twin = Twin.open(folder)
+    made = export_bids(twin, output)
+    finish(f"{made}: {len(twin.timepoints)} scans of {twin.pseudonym} written", {"output": made}, json_file)
 
 
 @twin_app.command("list")

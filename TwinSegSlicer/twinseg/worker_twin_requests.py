@@ -81,8 +81,10 @@ def add_time_point(request: Request) -> dict[str, Any]:
     origin = field(fields, "origin", str)
     labels = read_segmentation("segmentation", field(fields, "segmentation", dict))
     images = read_images(fields, load_task(twin.task))
-    on_grid = {name: put_on_grid(image, labels, Path(name), Path("segmentation")) for name, image in images.items()}
-    request.progress(0.1, "registering the scan to the baseline, following the lesions")
+    on_grid = {}
+    for index, (name, image) in enumerate(images.items()):
+        request.progress(0.05 + 0.05 * index / len(images), f"bringing {name} onto the segmentation's grid")
+        on_grid[name] = put_on_grid(image, labels, Path(name), Path("segmentation"))
     point = add_scan(
         twin,
         day,
@@ -93,7 +95,9 @@ def add_time_point(request: Request) -> dict[str, Any]:
         no_tumour=field(fields, "no_tumour", bool, False),
         model=field(fields, "model", str, None),
         delta=field(fields, "delta", str, None),
+        report=lambda done, stage: request.progress(0.1 + 0.8 * done, stage),
     )
+    request.progress(0.95, "measuring the volumes")
     return time_point_added(twin, point)
 
 

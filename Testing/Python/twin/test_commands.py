@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -100,6 +101,31 @@ def test_respond_report_verify_list(made: Path, tmp_path: Path, run: Run) -> Non
     listed = run("list", made.parent, "--json", tmp_path / "list.json")
     assert "P-1" in listed
     assert [scan["timepoint"] for scan in read(tmp_path / "list.json")["twins"][0]["scans"]] == ["000", "001"]
+
+
+def test_a_scan_that_is_there_can_be_corrected(made: Path, cohort: Path, tmp_path: Path, run: Run) -> None:
+    folder = shutil.copytree(made, tmp_path / "p")
+    (other,) = visits(cohort, "S01P001")[0].glob("seg*.nii.gz")
+
+    said = run("correct", folder, "001", other, "--origin", "expert", "--json", tmp_path / "correct.json")
+    assert "scan 001 corrected" in said
+
+    baseline, corrected = Twin.open(folder).timepoints
+    assert len(corrected.segmentations) == 2
+    assert (Twin.open(folder).labels(corrected).array == Twin.open(folder).labels(baseline).array).all()
+    assert read(tmp_path / "correct.json")["counts"] == "expert"
+    assert "whole" in run("verify", folder)
+    for arguments, wrong in ((("009", other), "no time point 009"), (("001", other, "--origin", "x"), "'x'")):
+        with pytest.raises(InputError, match=wrong):
+            run("correct", folder, *arguments)
+
+
+def test_a_copy_for_other_programs_is_written_once(made: Path, tmp_path: Path, run: Run) -> None:
+    assert "2 scans of P-1 written" in run("export", made, "--output", tmp_path / "bids")
+
+    assert (tmp_path / "bids/sub-P1/sub-P1_sessions.tsv").is_file()
+    with pytest.raises(InputError, match="it is there already"):
+        run("export", made, "--output", tmp_path / "bids")
 
 
 def test_verify_finds_a_changed_file(cohort: Path, tmp_path: Path, run: Run) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, map_coordinates
+from scipy.special import logit
 from torch import Tensor
 
 from twinseg.errors import InputError
@@ -107,19 +108,22 @@ class CoarseGrid:
 
         The logit of a front is nearly linear in depth, so that its slope places the edge within the voxel.
         """
+        level = torch.logit(density.clamp(1e-30, 1 - 1e-6)).sub_(float(logit(visible_density)))
+        return level.div_(self.steepness(level)).add_(0.5).clamp_(0, 1).mul_(self.tissue.tissue)
+
+    def steepness(self, level: Tensor) -> Tensor:
+        """How much `level` (X,Y,Z,n) changes within a voxel, along its steepest direction; above zero."""
         tissue = self.tissue.tissue
-        edge = float(np.log(visible_density / (1 - visible_density)))
-        level = torch.logit(density.clamp(1e-30, 1 - 1e-6)).sub_(edge)
-        slope = torch.full_like(level, 1e-6)
+        square = torch.full_like(level, 1e-6)
         for axis in range(3):
             count = level.shape[axis] - 1
             if count:
                 low, high = level.narrow(axis, 0, count), level.narrow(axis, 1, count)
                 both = tissue.narrow(axis, 0, count) * tissue.narrow(axis, 1, count)
-                square = (high - low).square_().mul_(both / 2)
-                slope.narrow(axis, 0, count).add_(square)
-                slope.narrow(axis, 1, count).add_(square)
-        return level.div_(slope.sqrt_()).add_(0.5).clamp_(0, 1).mul_(tissue)
+                change = (high - low).square_().mul_(both / 2)
+                square.narrow(axis, 0, count).add_(change)
+                square.narrow(axis, 1, count).add_(change)
+        return square.sqrt_()
 
 
 def signed_distance(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Array:

@@ -11,21 +11,26 @@ two heads share, and as a median neither a tumour that changed nor a bias field.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.itk_files import LPS
 from twinseg.volumes import Volume
+
+if TYPE_CHECKING:
+    from twinseg.inference import Report
 
 GRID_MM = 2.0  # both scans are brought to voxels of about this size first: one core does it in seconds
 SAMPLES = 40_000
 SEED = 42
+RIGID, AFFINE = "registering to the baseline, rigid", "registering to the baseline, affine"
+SHRINKS, MOST_STEPS = (4, 2, 1), 100  # the resolutions, and the optimiser's steps at each
 AGREEMENT = 0.4  # below is another head, or the wrong way round
 GAIN = 0.01  # what the affine transform must gain to be preferred, as a rigid one cannot bend the head
 STRETCH = 1.15  # no head grows or shrinks by more than this along any axis; a scanner's gradients err by a few per cent
@@ -51,16 +56,27 @@ class Registration:
         }
 
 
-def register(scan: Volume, baseline: Volume, *, name: str = "the scan") -> Registration:
+def register(
+    scan: Volume, baseline: Volume, *, name: str = "the scan", report: Report = lambda done, stage: None
+) -> Registration:
     """Lay a scan on the baseline; both show the same sequence, wherever their headers place them.
 
-    Raises InputError where they do not agree: another patient's scan, one upside down or mirrored, or no head.
+    `report` is told where the work is at each step of the optimiser, and may stop it. Raises InputError where the scans
+    do not agree: another patient's scan, one upside down or mirrored, or no head; Cancelled when `report` asks for it.
     """
+
+    def tell(done: float, stage: str) -> None:
+        if report(done, stage):
+            raise Cancelled("stopped; nothing was changed")
+
     itk = _simple_itk()
+    tell(0.0, "preparing both scans for the registration")
     fixed, moving = _coarse(baseline, itk), _coarse(scan, itk)
     with _one_thread(itk):
-        rigid = _rigid(fixed, moving, itk)
-        affine = _affine(fixed, moving, rigid, itk)
+        rigid = _rigid(fixed, moving, itk, lambda done: tell(0.1 + 0.4 * done, RIGID))
+        tell(0.5, AFFINE)
+        affine = _affine(fixed, moving, rigid, itk, lambda done: tell(0.5 + 0.4 * done, AFFINE))
+    tell(0.9, "comparing the registered scan with the baseline")
     candidates = []
     for kind, transform in (("rigid", rigid), ("affine", affine)):
         matrix = _matrix(transform)
@@ -113,29 +129,59 @@ def _coarse(volume: Volume, itk: Any) -> Any:
     return itk.BinShrink(image, fewer.tolist())
 
 
-def _rigid(fixed: Any, moving: Any, itk: Any) -> Any:
+def _rigid(fixed: Any, moving: Any, itk: Any, tell: Callable[[float], None]) -> Any:
     """The best rigid transform, from the best of three starts: as the headers say, grid on grid, head on head."""
     starts = [itk.Euler3DTransform()]
     for way in (itk.CenteredTransformInitializerFilter.GEOMETRY, itk.CenteredTransformInitializerFilter.MOMENTS):
         centred = itk.CenteredTransformInitializer(fixed, moving, itk.Euler3DTransform(), way)
         starts.append(itk.Euler3DTransform(centred))
     starts[0].SetCenter(starts[2].GetCenter())
-    start = min(starts, key=lambda transform: _value(fixed, moving, transform, itk))
+    values = []
+    for transform in starts:
+        tell(0.0)
+        values.append(_value(fixed, moving, transform, itk))
+    start = starts[int(np.argmin(values))]
     method = _method(fixed, itk, step_mm=2.0)
     method.SetInitialTransform(start, True)
-    method.Execute(fixed, moving)
+    _optimise(method, fixed, moving, itk, tell)
     return start
 
 
-def _affine(fixed: Any, moving: Any, rigid: Any, itk: Any) -> Any:
+def _affine(fixed: Any, moving: Any, rigid: Any, itk: Any, tell: Callable[[float], None]) -> Any:
     transform = itk.AffineTransform(3)
     transform.SetCenter(rigid.GetCenter())
     transform.SetMatrix(rigid.GetMatrix())
     transform.SetTranslation(rigid.GetTranslation())
     method = _method(fixed, itk, step_mm=1.0)
     method.SetInitialTransform(transform, True)
-    method.Execute(fixed, moving)
+    _optimise(method, fixed, moving, itk, tell)
     return transform
+
+
+def _optimise(method: Any, fixed: Any, moving: Any, itk: Any, tell: Callable[[float], None]) -> None:
+    """Run a registration; `tell` hears the share that is done after each step, and may raise to end it.
+
+    SimpleITK prints what a command raises and forgets what it was. So it is kept until the optimiser has stopped, at
+    this and at each finer resolution.
+    """
+    raised: list[BaseException] = []
+
+    def after_step() -> None:
+        try:
+            if not raised:
+                tell((method.GetCurrentLevel() + method.GetOptimizerIteration() / MOST_STEPS) / len(SHRINKS))
+        except BaseException as error:  # Ctrl-C, too
+            raised.append(error)
+        if raised:
+            method.StopRegistration()
+
+    method.AddCommand(itk.sitkIterationEvent, after_step)
+    try:
+        method.Execute(fixed, moving)
+    finally:
+        method.RemoveAllCommands()  # which hold the method that holds them
+    if raised:
+        raise raised[0]
 
 
 def _value(fixed: Any, moving: Any, transform: Any, itk: Any) -> float:
@@ -155,10 +201,10 @@ def _method(fixed: Any, itk: Any, step_mm: float) -> Any:
     method.SetMetricSamplingPercentage(min(SAMPLES / fixed.GetNumberOfPixels(), 1.0), SEED)
     method.SetInterpolator(itk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step_mm, minStep=0.002, numberOfIterations=100, relaxationFactor=0.5
+        learningRate=step_mm, minStep=0.002, numberOfIterations=MOST_STEPS, relaxationFactor=0.5
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
+    method.SetShrinkFactorsPerLevel(SHRINKS)
     method.SetSmoothingSigmasPerLevel([4, 2, 0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     return method

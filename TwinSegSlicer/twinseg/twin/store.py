@@ -29,13 +29,13 @@ from twinseg.twin import store_files
 from twinseg.twin.store_files import EVENTS, HEAD, Event, chain, locked, sha256, to_json
 from twinseg.twin.store_records import (
     DOCUMENTS,
-    ORIGINS,
     ROOMS,
     Frame,
     Record,
     Segmentation,
     TimePoint,
     checked_day,
+    checked_origin,
     checked_pseudonym,
     refuse_calendar_dates,
 )
@@ -328,8 +328,7 @@ class Twin:
         model: str | None,
         delta: str | None,
     ) -> tuple[Segmentation, dict[str, bytes]]:
-        if origin not in ORIGINS:
-            raise InputError(f"origin {origin!r}: unknown; use one of {', '.join(ORIGINS)}")
+        checked_origin(origin)
         if not any(grids_agree(labels, image) for image in images):
             raise InputError(
                 f"time point {timepoint}: the segmentation {labels.shape} lies on the grid of none of its images; "

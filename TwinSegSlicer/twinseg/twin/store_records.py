@@ -100,6 +100,13 @@ def checked_pseudonym(pseudonym: str) -> str:
     return pseudonym
 
 
+def checked_origin(origin: str) -> str:
+    """Who drew a segmentation. Raises InputError for nobody that is known."""
+    if origin not in ORIGINS:
+        raise InputError(f"origin {origin!r}: unknown; use one of {', '.join(ORIGINS)}")
+    return origin
+
+
 def checked_day(day: float, uncertainty: float, days_before: list[float]) -> None:
     """Raises InputError for a day that cannot follow on the days of the scans that are there."""
     if not math.isfinite(day) or abs(day) > 36525:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twinseg.errors import InputError
+from twinseg.errors import Cancelled, InputError
 from twinseg.pictures import png
 from twinseg.tasks import Task, load_task
 from twinseg.twin.lesions import (
@@ -23,8 +23,11 @@ from twinseg.twin.lesions import (
 )
 from twinseg.twin.registration import Registration, register
 from twinseg.twin.store import Twin
-from twinseg.twin.store_records import ORIGINS, Segmentation, TimePoint, checked_day
+from twinseg.twin.store_records import ORIGINS, Segmentation, TimePoint, checked_day, checked_origin
 from twinseg.volumes import Volume, read_image, resample_to
+
+if TYPE_CHECKING:
+    from twinseg.inference import Report
 
 REGISTERED_ON = ("t1ce", "t1", "flair", "t2")  # by preference; else the first sequence that both scans have
 GONE, STAYED, NEW = 1, 2, 3  # the values of a change map; 0 is what was never tumour
@@ -53,22 +56,32 @@ def add_scan(
     model: str | None = None,
     delta: str | None = None,
     source_sha256: Mapping[str, str] | None = None,
+    report: Report = lambda done, stage: None,
 ) -> TimePoint:
     """Add a scan to a twin: register it to the baseline, follow the lesions, keep it all in one revision.
 
     labels: its segmentation, on the grid of one of the images. One without any tumour must be meant: say `no_tumour`.
-    Raises InputError for a day that does not follow on, a scan that does not match the baseline, labels that the task
-    does not know, an empty segmentation; then nothing was added.
+    `report` is told where the work is, often, and may stop it. Raises InputError for a day that does not follow on, a
+    scan that does not match the baseline, labels that the task does not know, an empty segmentation; Cancelled when
+    `report` asks for it; then nothing was added.
     """
+
+    def tell(done: float, stage: str) -> None:
+        if report(done, stage):
+            raise Cancelled("stopped; nothing was changed")
+
+    tell(0.0, "checking the scan")
     scans = twin.timepoints
     checked_day(day, day_uncertainty, [scan.day for scan in scans])
     if labels is not None:
         check_labels(labels, load_task(twin.task), baseline=not scans, no_tumour=no_tumour)
-    registration = _registered(twin, scans[0], images, day) if scans else None
+    registration = _registered(twin, scans[0], images, day, lambda *at: tell(0.8 * at[0], at[1])) if scans else None
     to_baseline = np.eye(4) if registration is None else registration.to_baseline
     lesions = None
     if labels is not None:
+        tell(0.8, "matching the lesions")
         lesions = _lesions(twin, Scan(f"{len(scans):03d}", labels, to_baseline, uncertainty))
+    tell(0.9, "writing the scan")
     return twin.add_timepoint(
         day,
         images,
@@ -90,7 +103,7 @@ def correct_scan(twin: Twin, timepoint: str, labels: Volume, origin: str, *, no_
     point = twin.timepoint(timepoint)
     check_labels(labels, load_task(twin.task), baseline=timepoint == twin.timepoints[0].name, no_tumour=no_tumour)
     drawn = point.segmentation
-    counts = drawn is None or ORIGINS.index(origin) >= ORIGINS.index(drawn.origin)
+    counts = drawn is None or ORIGINS.index(checked_origin(origin)) >= ORIGINS.index(drawn.origin)
     lesions = _lesions(twin, Scan(timepoint, labels, point.to_baseline)) if counts else None
     return twin.add_segmentation(timepoint, labels, origin, lesions=lesions)
 
@@ -191,11 +204,13 @@ def draw_volumes(axes: Any, measured: Sequence[Measured], task: Task) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
-def _registered(twin: Twin, baseline: TimePoint, images: Mapping[str, Volume], day: float) -> Registration:
+def _registered(
+    twin: Twin, baseline: TimePoint, images: Mapping[str, Volume], day: float, report: Report
+) -> Registration:
     shared = [name for name in (*REGISTERED_ON, *images) if name in images and name in baseline.images]
     if not shared:
         raise InputError(f"day {day:g}: the scan shares no sequence with the baseline ({', '.join(baseline.images)})")
-    return register(images[shared[0]], twin.image(baseline, shared[0]), name=f"the scan of day {day:g}")
+    return register(images[shared[0]], twin.image(baseline, shared[0]), name=f"the scan of day {day:g}", report=report)
 
 
 def _lesions(twin: Twin, changed: Scan) -> dict[str, Any]:
