@@ -21,6 +21,8 @@ from twinfed.wire.tensors import Block
 from .aggregation import Contribution, WeightedSum
 
 Values = NDArray[np.float32] | NDArray[np.float64]
+SPOILT = 0.05
+"""Dice that a site's training may lose on its own validation cases until its weight falls to 1/e."""
 Memory = dict[str, Any]  # what a strategy remembers between rounds, as JSON
 
 
@@ -175,18 +177,20 @@ class FedAdam(FedAvg):
 class Adaptive(Strategy):
     """Adaptive aggregation: FedSegNet names the factors of w_k (sections 4.6 and 6.4, equation 4), not their form.
 
-    Ours is w_k proportional to q^a * d^b * v^c * h^e, with
+    Ours is w_k proportional to q^a * d^b * v^c * h^e * g^f, with
 
     - quality q = (Dice_k + 1 / (1 + HD95_k / 10 mm)) / 2, of the local model on local validation cases, after training;
       Dice alone where no HD95 is reported, the mean of the others' q where neither is;
     - divergence d = 1 / max(1, ||Delta_k|| / m), m the round's median norm: who strays farther counts less;
     - volume v = n_k / sum n;
     - diversity h = (1 + H_k) / 2, H_k the entropy of the labels' shares of the site's labelled voxels
-      (classification: of its pictures) over its maximum.
+      (classification: of its pictures) over its maximum;
+    - gain g = exp(min(0, Dice_k after - before training) / 0.05): a site whose own training spoils the model for its own
+      validation cases has something wrong in its labels. A site with wrong labels in validation, too, is not found out.
 
     Args:
-        quality, divergence, volume, diversity: the exponents a, b, c, e; 0 leaves a factor out, and
-            (0, 0, 1, 0) is FedAvg.
+        quality, divergence, volume, diversity, gain: the exponents a, b, c, e, f; 0 leaves a factor out, and
+            (0, 0, 1, 0, 0) is FedAvg.
         max_weight: 0.5 unless said otherwise, since a site reports its own numbers.
     """
 
@@ -199,6 +203,7 @@ class Adaptive(Strategy):
         divergence: float = 1.0,
         volume: float = 1.0,
         diversity: float = 1.0,
+        gain: float = 1.0,
         max_weight: float = 0.5,
         **options: float,
     ) -> None:
@@ -208,9 +213,11 @@ class Adaptive(Strategy):
             ("divergence", divergence),
             ("volume", volume),
             ("diversity", diversity),
+            ("gain", gain),
         ):
             within(name, value, 0, 10)
         self.quality, self.divergence, self.volume, self.diversity = quality, divergence, volume, diversity
+        self.gain = gain
 
     def weights(self, updates: Sequence[Contribution], memory: Memory) -> dict[str, float]:
         if not updates:
@@ -227,6 +234,7 @@ class Adaptive(Strategy):
                 * (1 / max(1.0, one.norm / median if median else 1.0)) ** self.divergence
                 * (one.report.samples / total) ** self.volume
                 * ((1 + one.report.diversity()) / 2) ** self.diversity
+                * math.exp(self.gain * _loss(one) / SPOILT)
                 for one, quality in zip(ordered, qualities, strict=True)
             }
         )
@@ -283,6 +291,12 @@ def _quality(one: Contribution) -> float | None:
     if dice is None:
         return None
     return dice if distance is None else (dice + 1 / (1 + distance / 10)) / 2
+
+
+def _loss(one: Contribution) -> float:
+    """How far below zero the local training's gain in Dice on the site's validation cases lies; 0 where it is unknown."""
+    before, after = one.report.dice_before, one.report.dice_after
+    return 0.0 if before is None or after is None else min(0.0, after - before)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

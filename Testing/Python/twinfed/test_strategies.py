@@ -127,6 +127,18 @@ def test_adaptive_weights_follow_each_factor() -> None:
     assert math.fsum(stray.values()) == pytest.approx(1)
 
 
+def test_a_site_that_spoils_the_model_for_its_own_cases_weighs_less() -> None:
+    change = changes(1)[0]
+    scores = {"same": (0.6, 0.6), "worse": (0.7, 0.6), "better": (0.4, 0.6), "unknown": (None, 0.6)}
+    updates = [site(name, change, dice_before=before, dice_after=after) for name, (before, after) in scores.items()]
+
+    weights = Adaptive().weights(updates, {})
+
+    assert weights["worse"] == pytest.approx(weights["same"] * math.exp(-2))
+    assert weights["better"] == weights["unknown"] == weights["same"]
+    assert len(set(Adaptive(gain=0).weights(updates, {}).values())) == 1
+
+
 def test_adaptive_by_volume_alone_is_fedavg() -> None:
     updates = [site(f"s{k}", change, samples=k + 1, dice_after=k / 5) for k, change in enumerate(changes(4))]
 
