@@ -234,6 +234,7 @@ def summary(segmentation: Any) -> dict[str, Any]:
         region = table.GetCellText(row, 0).split()[0]
         for column, title in enumerate(("mL", "mL from", "mL to"), start=1):
             entries[f"{region} {title}"] = table.GetTable().GetValue(row, column).ToDouble()
+        entries[f"{region} interval"] = table.GetCellText(row, 4)
     attributes = {"missing": MISSING, "model": MODEL, "computed": COMPUTED, "seconds": SECONDS}
     return entries | {title: segmentation.GetAttribute(name) for title, name in attributes.items()}
 

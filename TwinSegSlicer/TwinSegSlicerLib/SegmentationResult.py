@@ -320,16 +320,17 @@ def _noteOrigin(node: Any, task: Task, made: Mapping[str, Any], prepared: Prepar
 
 
 def _addTable(name: str, task: Task, volumes: Mapping[str, Mapping[str, float]]) -> Any:
-    """Volumes of the regions in mL, with the interval that the worker gives."""
+    """Volumes of the regions in mL, with the interval that the worker gives and the share that it should hold."""
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} volumes")
-    columns = {_("Region"): vtk.vtkStringArray(), _("mL"): None, _("from"): None, _("to"): None}
-    for title in columns:
-        columns[title] = columns[title] or vtk.vtkDoubleArray()
-        columns[title].SetName(title)
+    numeric = {title: vtk.vtkDoubleArray() for title in (_("mL"), _("from"), _("to"))}
+    columns = {_("Region"): vtk.vtkStringArray(), **numeric, _("interval"): vtk.vtkStringArray()}
+    for title, column in columns.items():
+        column.SetName(title)
     for region in (region for region in task.regions if region.name in volumes):
         measured = volumes[region.name]
         numbers = [measured[key] for key in ("volume", "low", "high")]
-        row = [f"{region.name}  {region.title}", *(round(mL, 2 if mL < 10 else 1) for mL in numbers)]
+        level = f"{100 * measured['level']:.0f} %"
+        row = [f"{region.name}  {region.title}", *(round(mL, 2 if mL < 10 else 1) for mL in numbers), level]
         for column, value in zip(columns.values(), row, strict=True):
             column.InsertNextValue(value)
     for column in columns.values():

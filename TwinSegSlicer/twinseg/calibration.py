@@ -41,8 +41,8 @@ BINS = 10
 SMALLEST = 0.01
 """Voxels of a lower probability do not count for the reliability."""
 
-LARGEST_MARGIN = math.log(10_000 / FLOOR_ML)
-"""More than a head lies between the ends of such an interval."""
+LARGEST_MARGIN = 50.0
+"""No patient has a volume that is so far from another on the scale of the margins."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def conformal_margin(scores: Sequence[float], level: float = LEVEL) -> float:
 
 
 def widened(low_ml: float, high_ml: float, margin: float, floor_ml: float = FLOOR_ML) -> tuple[float, float]:
-    """The interval widened by the margin (Romano et al. 2019, eq. 7): all volumes whose score is not above it. Ends that
-    cross, as they may for a margin below 0, meet at their middle."""
+    """The interval widened by the margin (Romano et al. 2019, eq. 7): all volumes whose score is not above it. Ends
+    that cross, as they may for a margin below 0, meet at their middle."""
     low = max(0.0, (low_ml + floor_ml) * math.exp(-margin) - floor_ml)
     high = max(0.0, (high_ml + floor_ml) * math.exp(margin) - floor_ml)
     return (low, high) if low <= high else ((low + high) / 2,) * 2
@@ -160,7 +160,7 @@ class Calibration:
         names = list(measured[0])
         errors = {name: total_reliability(one[name] for one in measured).error for name in names}
         margins = {name: conformal_margin([one[name].score for one in measured]) for name in names}
-        finite = {name: min(margin, LARGEST_MARGIN) for name, margin in margins.items() if margin < math.inf}
+        finite = {name: margin for name, margin in margins.items() if margin < math.inf}
         return cls(len(measured), data, part, tuple(sequences), errors, finite)
 
     @classmethod
@@ -191,12 +191,10 @@ class Calibration:
     @property
     def words(self) -> str:
         """What it promises, in a few words."""
+        intervals = f"{100 * self.level:.0f} % volume intervals"
         if self.margins:
-            return f"{self.level:.0%} volume intervals from {self.patients} patients".replace("%", " %")
-        return (
-            f"no {self.level:.0%} volume intervals, as that takes {fewest_patients(self.level)} {self.part} patients "
-            f"and there are {self.patients}"
-        ).replace("%", " %", 1)
+            return f"{intervals} from {self.patients} patients"
+        return f"no {intervals}: {self.patients} patients to calibrate on, {fewest_patients(self.level)} are needed"
 
 
 def total_reliability(measures: Iterable[RegionMeasure]) -> Reliability:

@@ -129,7 +129,8 @@ def train(
     )
     with progress_bar("training") as bar:
         measured = run(request, bar)
-    finish(f"{output}: trained for {measured['minutes']} minutes; {measured['validation']}", measured, json_file)
+    said = "; ".join(filter(None, [measured["validation"], measured.get("intervals")]))
+    finish(f"{output}: trained for {measured['minutes']} minutes; {said}", measured, json_file)
 
 
 @app.command()
@@ -165,7 +166,7 @@ def segment(
             chosen, loaded, output, uncertainty, device=choose_device(device), flips=flips, report=bar
         )
     volumes = ", ".join(
-        f"{name} {ml['volume']:.1f} mL ({ml['low']:.1f} to {ml['high']:.1f})"
+        f"{name} {ml['volume']:.1f} mL ({100 * ml['level']:.0f} % interval {ml['low']:.1f} to {ml['high']:.1f})"
         for name, ml in measured["volumes_ml"].items()
     )
     without = f", without {', '.join(measured['missing'])}" if measured["missing"] else ""
@@ -185,8 +186,7 @@ def evaluate(
     from twinseg.inference import choose_device
     from twinseg.model_file import read_card
 
-    if split not in ("train", "validation", "test", "all"):
-        raise InputError(f"--split {split} is unknown; use train, validation, test or all")
+    check_split(split)
     if read_card(model).task.kind == "classification":
         from twinseg.classification_evaluation import evaluate_classifier
 
@@ -208,6 +208,33 @@ def evaluate(
             )
         print_table(f"{split} cases", *segmentation_table(measured))
     finish(f"{model}: {measured['n']} scored", measured, json_file)
+
+
+@app.command()
+def calibrate(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled cases that the model was not trained on.")],
+    model: Annotated[Path, typer.Option(help="Model file to calibrate.")],
+    output: Annotated[Path, typer.Option(help="Model file to write (.safetensors); its diagram goes beside it.")],
+    split: Annotated[str, typer.Option(help="validation, test, train or all.")] = "validation",
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Make a model's volume intervals hold what they promise, and draw how far its probabilities do."""
+    from twinseg.calibration_run import calibrate as run
+    from twinseg.calibration_run import calibration_table
+    from twinseg.inference import choose_device
+
+    check_split(split)
+    with progress_bar("calibrating") as bar:
+        measured = run(data, model, output, part=split, device=choose_device(device), report=bar)
+    print_table(f"{split} patients", *calibration_table(measured))
+    finish(f"{output}: {measured['words']}", measured, json_file)
+
+
+def check_split(split: str) -> None:
+    """Raise InputError for a part that no split has."""
+    if split not in ("train", "validation", "test", "all"):
+        raise InputError(f"--split {split} is unknown; use train, validation, test or all")
 
 
 @model_app.command("show")

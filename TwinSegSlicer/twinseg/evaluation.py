@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from twinseg.cases import Case, find_cases, load_case, split_cases
-from twinseg.errors import Cancelled, InputError
+from twinseg.cases import Case, find_cases, split_cases
+from twinseg.errors import InputError
 from twinseg.inference import Report, segment
 from twinseg.metrics import segmentation_metrics, summarize
-from twinseg.segmentation import LoadedModel
+from twinseg.segmentation import LoadedModel, loaded_cases
 from twinseg.training_run import split_file
 
 
@@ -33,17 +33,13 @@ def evaluate(
     cases = find_cases(data, model.task, require_labels=True)
     chosen = choose_part(cases, data, part)
     rows = []
-    for number, case in enumerate(chosen):
-        if report(number / len(chosen), f"{number + 1} of {len(chosen)}: {case.name}"):
-            raise Cancelled("stopped while evaluating")
-        loaded = load_case(case, model.task)
+    for case, loaded in loaded_cases(chosen, model.task, "evaluating", report):
         started = time.perf_counter()
         result = segment(model.network, loaded, model.task, device=device, flips=flips)
         seconds = time.perf_counter() - started
         assert loaded.labels is not None
         metrics = segmentation_metrics(result.labels.array, loaded.labels.array, model.task, loaded.reference.spacing)
         rows.append({"case": case.name, "site": case.site, "seconds": round(seconds, 3), "regions": metrics})
-    report(1.0, "done")
     return {"model": model.hash, "part": part, "n": len(rows), "cases": rows, "summary": summarize(rows)}
 
 

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from twinseg.calibration import Calibration
 from twinseg.cases import LoadedCase
 from twinseg.errors import Cancelled, InputError, OutOfSpaceError
 from twinseg.network import ViTUNet
-from twinseg.preprocessing import label_values, prepare, restore, restore_labels
+from twinseg.preprocessing import PreparedCase, label_values, prepare, restore, restore_labels
 from twinseg.region_volumes import region_volumes
 from twinseg.tasks import Task
 from twinseg.volumes import Volume
@@ -52,7 +53,8 @@ class Segmentation:
         labels: (X, Y, Z) label map with the task's label values, with the reference image's affine.
         uncertainty: (X, Y, Z) float32, or None: entropy of the class probabilities, 0 (sure) to 1 (all classes alike).
         computed: where and how it was computed, in words.
-        volumes: by region ``{"volume", "low", "high"}`` in mL (`region_volumes`).
+        volumes: by region ``{"volume", "low", "high"}`` in mL, and how sure the interval is, ``"level"``
+            (`region_volumes`).
     """
 
     labels: Volume
@@ -69,25 +71,34 @@ def segment(
     device: torch.device | str = "cpu",
     flips: bool = False,
     uncertainty: bool = False,
+    calibration: Calibration | None = None,
     report: Report = lambda done, stage: None,
 ) -> Segmentation:
     """Segment a case. `flips` averages over mirrored copies: slower, a little better.
 
+    calibration: that of the network; it is left aside for a case that lacks a sequence which all calibrated ones had.
     Raises Cancelled when `report` asks for it, OutOfSpaceError when no way fits the memory.
     """
     _tell(report, 0.0, "preparing the images")
     prepared = prepare(case, task)
     probabilities, computed = predict_anywhere(network, prepared.image, task, device, flips=flips, report=report)
     _tell(report, 0.9, "putting the result on the image's grid")
-    channels = restore_labels(probabilities, prepared, case.reference)
-    values = np.asarray(label_values(task), np.uint8 if max(label_values(task)) < 256 else np.uint16)
-    labels = Volume(clean_up(values[channels], task, case.reference.spacing), case.reference.affine)
-    volumes = region_volumes(labels, probabilities, prepared, task)
+    labels = draw(probabilities, prepared, case.reference, task)
+    if calibration is not None and not calibration.holds_for(case.images):
+        calibration = None
+    volumes = region_volumes(labels, probabilities, prepared, task, calibration)
     entropy = None
     if uncertainty:
         entropy = Volume(restore(normalized_entropy(probabilities), prepared, case.reference), case.reference.affine)
     _tell(report, 1.0, "done")
     return Segmentation(labels, entropy, computed, volumes)
+
+
+def draw(probabilities: NDArray[np.float32], prepared: PreparedCase, reference: Volume, task: Task) -> Volume:
+    """The label map that class probabilities (classes, X, Y, Z) on the grid of `prepared` give on the reference's."""
+    channels = restore_labels(probabilities, prepared, reference)
+    values = np.asarray(label_values(task), np.uint8 if max(label_values(task)) < 256 else np.uint16)
+    return Volume(clean_up(values[channels], task, reference.spacing), reference.affine)
 
 
 def predict_anywhere(

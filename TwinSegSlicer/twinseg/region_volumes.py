@@ -33,8 +33,8 @@ def region_volumes(
     expectation and deviation with Gaussian process models"). If the voxels err together, the whole border too far in or
     too far out, and the probabilities are right, the true volume lies in the interval four times out of five: ``level``
     is 0.8. Voxels that err on their own would give a far narrower interval, which would claim too much; probabilities
-    of a network that is surer than it should be give too narrow a one still, and a lesion that it does not see at all is
-    in neither.
+    of a network that is surer than it should be give too narrow a one still, and a lesion that it does not see at all
+    is in neither.
 
     A calibration that has a margin for the region takes that into account: the interval is widened by it, and ``level``
     is the calibration's, 0.9 (`twinseg.calibration`). The interval always holds the volume (clean-up and resampling may
@@ -59,11 +59,3 @@ def region_volumes(
         interval = {"volume": volume, "low": min(low, volume), "high": max(high, volume), "level": level}
         volumes[region.name] = {name: round(value, 4) for name, value in interval.items()}
     return volumes
-
-
-def volumes_text(volumes: dict[str, dict[str, float]]) -> str:
-    """The volumes and their intervals in a line: "WT 12.3 mL (80 % interval 10.1 to 14.0), TC …"."""
-    return ", ".join(
-        f"{name} {ml['volume']:.1f} mL ({100 * ml['level']:.0f} % interval {ml['low']:.1f} to {ml['high']:.1f})"
-        for name, ml in volumes.items()
-    )

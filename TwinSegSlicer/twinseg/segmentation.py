@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from twinseg.cases import Case, find_cases, load_case
-from twinseg.errors import InputError
+from twinseg.calibration import Calibration
+from twinseg.cases import Case, LoadedCase, find_cases, load_case
+from twinseg.errors import Cancelled, InputError
 from twinseg.home import resource_folders
 from twinseg.inference import Report, segment
 from twinseg.model_file import load_model
@@ -22,11 +23,12 @@ from twinseg.volumes import write_volume
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A segmentation network with its weights, what it was made for and its content hash."""
+    """A segmentation network with its weights, what it was made for, its content hash, and how it was calibrated."""
 
     network: ViTUNet
     task: Task
     hash: str
+    calibration: Calibration | None = None
 
 
 def load_network(path: Path, task: Task | None = None) -> LoadedModel:
@@ -40,7 +42,8 @@ def load_network(path: Path, task: Task | None = None) -> LoadedModel:
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its tensors do not fit its network ({reason}); use another model file") from error
-    return LoadedModel(network.eval(), model.card.task, model.card.hash)
+    calibration = Calibration.from_provenance(model.card.provenance, path)
+    return LoadedModel(network.eval(), model.card.task, model.card.hash, calibration)
 
 
 def starter_model(task: str) -> Path:
@@ -68,6 +71,15 @@ def case_of_files(files: Mapping[str, Path], task: Task) -> Case:
             f"{files[sequence]}: the task {task.name} has no sequence {sequence}; it has {', '.join(known)}"
         )
     return Case(patient="case", name="case", site=None, date=None, images=dict(files))
+
+
+def loaded_cases(cases: Sequence[Case], task: Task, doing: str, report: Report) -> Iterator[tuple[Case, LoadedCase]]:
+    """Each case with its images and labels. Raises Cancelled when `report`, told before each, asks for it."""
+    for number, case in enumerate(cases):
+        if report(number / len(cases), f"{number + 1} of {len(cases)}: {case.name}"):
+            raise Cancelled(f"stopped while {doing}")
+        yield case, load_case(case, task)
+    report(1.0, "done")
 
 
 def segment_to_file(
@@ -104,6 +116,7 @@ def segment_to_file(
         device=device,
         flips=flips,
         uncertainty=uncertainty is not None,
+        calibration=model.calibration,
         report=report,
     )
     if uncertainty is not None and result.uncertainty is not None:

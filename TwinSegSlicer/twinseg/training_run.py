@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 
 from twinseg import __version__
+from twinseg.calibration import Calibration
+from twinseg.calibration_measures import calibrate_on
 from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.home import data_folder
@@ -37,6 +39,7 @@ from twinseg.model_file import Model, ModelCard, load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
 from twinseg.pictures import png
 from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
+from twinseg.segmentation import LoadedModel
 from twinseg.tasks import Task
 from twinseg.trainer import Trainer, TrainingProgress
 from twinseg.training import SegmentationConfig, SegmentationTrainer
@@ -87,6 +90,10 @@ class TrainingRequest:
 def train(request: TrainingRequest, report: Report = lambda done, stage: None) -> dict[str, Any]:
     """Train a segmentation model on the training part of a folder; keep the weights best on its validation part.
 
+    The volume intervals are calibrated on the validation part too (`twinseg.calibration`). It chose the weights, so its
+    patients are not wholly new to the network; the choice is one among few, and costs the intervals little. With fewer
+    than nine such patients the intervals stay as they are.
+
     The test part is not looked at. Returns what was measured. Raises InputError for data that cannot be trained on,
     Cancelled as `run_to_model`.
     """
@@ -105,7 +112,23 @@ def train(request: TrainingRequest, report: Report = lambda done, stage: None) -
     trainer = SegmentationTrainer(network, task, training, validation, config, request.device)
     parent_hash = None if parent is None else parent.hash
     description = network.config.to_dict()
-    return run_to_model(trainer, request, task, split, network=description, parent=parent_hash, report=report)
+
+    def calibrate(weights: dict[str, Tensor], told: Report) -> Calibration:
+        network.load_state_dict(weights)
+        chosen = [case for case in cases if case.name in split.validation]
+        data, best = request.data.resolve().name, LoadedModel(network, task, hash="")
+        return calibrate_on(chosen, best, data=data, part="validation", device=request.device, report=told)[0]
+
+    return run_to_model(
+        trainer,
+        request,
+        task,
+        split,
+        network=description,
+        parent=parent_hash,
+        calibrate=calibrate if split.validation else None,
+        report=report,
+    )
 
 
 def fit_to_data(task: Task, cases: Sequence[Case]) -> Task:
@@ -200,12 +223,14 @@ def run_to_model(
     *,
     network: Mapping[str, Any],
     parent: str | None,
+    calibrate: Callable[[dict[str, Tensor], Report], Calibration] | None = None,
     report: Report,
 ) -> dict[str, Any]:
     """Run a trainer to its end and write the model file and the curve. Returns what was measured.
 
     When `report` or Ctrl-C stops it, a checkpoint is left beside the output and Cancelled raised; a request to resume
-    goes on from there. network: what the model file says of the network; parent: hash of the model it started from.
+    goes on from there. network: what the model file says of the network; parent: hash of the model it started from;
+    calibrate: gives the calibration of these weights, for the model's card.
     """
     commit = commit_of_checkout(Path(__file__))  # now, as the files may be others when the training ends
     if request.resume and request.checkpoint.exists():
@@ -233,11 +258,20 @@ def run_to_model(
         "preset": request.preset,
         "metrics": measured,
     }
-    weights = trainer.best_weights
+    weights, told = trainer.best_weights, {}
+    if calibrate is not None:
+        trainer.save(request.checkpoint)  # so that a stop while calibrating costs no training
+        with interrupt_between_steps() as interrupted:
+            try:
+                calibration = calibrate(weights, lambda done, said: bool(report(1.0, said)) or interrupted())
+            except Cancelled as stop:
+                raise Cancelled(f"{stop}; go on with --resume (checkpoint {request.checkpoint})") from stop
+        provenance["calibration"] = calibration.to_json()
+        told = {"calibration": provenance["calibration"], "intervals": calibration.words}
     digest = save_model(request.output, weights, task=task, network=network, provenance=provenance)
     draw_curve(request.curve, trainer.state.history, task.title, trainer.score_name)
     request.checkpoint.unlink(missing_ok=True)
-    return {**measured, "model_hash": digest}
+    return {**measured, **told, "model_hash": digest}
 
 
 def run_with_checkpoints(trainer: Trainer[Any], checkpoint: Path, report: Report) -> None:

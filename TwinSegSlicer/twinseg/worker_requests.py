@@ -56,7 +56,8 @@ def segment(request: Request) -> dict[str, Any]:
 
     Gives ``{"model": its hash, "delta": the adapted model's name in the twin, or null, "twin": the pseudonym of that
     twin, or null, "model_title": the model's file's name, "task", "computed": where, in words, "seconds", "missing":
-    sequences that were not given, "volumes_ml": {region: {"volume", "low", "high"}}}``.
+    sequences that were not given, "volumes_ml": {region: {"volume", "low", "high", "level": the share that the interval
+    should hold}}}``.
     """
     started = time.perf_counter()
     fields = request.fields
@@ -83,6 +84,7 @@ def segment(request: Request) -> dict[str, Any]:
             device=device,
             flips=flips,
             uncertainty=uncertainty is not None,
+            calibration=model.calibration,
             report=lambda done, stage: request.progress(0.05 + 0.95 * done, stage),
         )
     contents = {labels: array_file(result.labels.array)}

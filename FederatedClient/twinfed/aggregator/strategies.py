@@ -185,8 +185,8 @@ class Adaptive(Strategy):
     - volume v = n_k / sum n;
     - diversity h = (1 + H_k) / 2, H_k the entropy of the labels' shares of the site's labelled voxels
       (classification: of its pictures) over its maximum;
-    - gain g = exp(min(0, Dice_k after - before training) / 0.05): a site whose own training spoils the model for its own
-      validation cases has something wrong in its labels. A site with wrong labels in validation, too, is not found out.
+    - gain g = exp(min(0, Dice_k after - before training) / 0.05): a site whose training spoils the model for its own
+      validation cases has something wrong in its labels. One whose validation labels are wrong, too, is not found out.
 
     Args:
         quality, divergence, volume, diversity, gain: the exponents a, b, c, e, f; 0 leaves a factor out, and
@@ -294,7 +294,7 @@ def _quality(one: Contribution) -> float | None:
 
 
 def _loss(one: Contribution) -> float:
-    """How far below zero the local training's gain in Dice on the site's validation cases lies; 0 where it is unknown."""
+    """How far below 0 the local training's gain in Dice on the site's validation cases lies; 0 where it is unknown."""
     before, after = one.report.dice_before, one.report.dice_after
     return 0.0 if before is None or after is None else min(0.0, after - before)
 

@@ -188,9 +188,9 @@ MADE = {
     "seconds": 3.21,
     "missing": ["t1", "t2"],
     "volumes_ml": {
-        "WT": {"volume": 0.9, "low": 0.8, "high": 1.04},
-        "TC": {"volume": 0.18, "low": 0.1, "high": 0.2},
-        "ET": {"volume": 0.172, "low": 0.1, "high": 0.2},
+        "WT": {"volume": 0.9, "low": 0.8, "high": 1.04, "level": 0.9},
+        "TC": {"volume": 0.18, "low": 0.1, "high": 0.2, "level": 0.9},
+        "ET": {"volume": 0.172, "low": 0.1, "high": 0.2, "level": 0.9},
     },
     "version": "0.1.0",
     "time": "2026-11-21T16:14:52+00:00",

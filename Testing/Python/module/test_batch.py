@@ -160,6 +160,7 @@ def test_a_folder_is_segmented_beside_it_and_one_bad_case_does_not_stop_the_rest
     measured = drawn.sum() * np.prod(labels.spacing) / 1000
     assert float(rows[0]["WT mL"]) == pytest.approx(measured, abs=0.06)
     assert float(rows[0]["WT mL from"]) <= float(rows[0]["WT mL"]) <= float(rows[0]["WT mL to"])
+    assert rows[0]["WT interval"] == "80 %"
     assert "flair.nii.gz" in rows[1]["failed"]
     assert len(rows[2]["model"]) == 64
 

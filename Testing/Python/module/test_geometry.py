@@ -25,7 +25,7 @@ class ThresholdWorker:
         self.drawn = Volume(np.where(image > 50, 2, 0).astype(np.uint8), self.affines[message["reference"]])
         np.save(message["labels"], self.drawn.array)
         np.save(message["uncertainty"], (image / 200).astype(np.float32))
-        volumes = {name: {"volume": 1.0, "low": 1.0, "high": 1.0} for name in ("WT", "TC", "ET")}
+        volumes = {name: {"volume": 1.0, "low": 1.0, "high": 1.0, "level": 0.8} for name in ("WT", "TC", "ET")}
         onResult(
             {
                 "model": "threshold",

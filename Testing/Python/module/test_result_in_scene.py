@@ -61,7 +61,9 @@ def test_a_task_whose_regions_are_single_labels_has_one_segment_each(slicer_host
 def test_the_table_tells_millilitres_with_an_interval(slicer_host, add_result):
     table = add_result().GetNodeReference("TwinSegTable")
 
-    assert [table.GetTable().GetColumnName(column) for column in range(4)] == ["Region", "mL", "from", "to"]
+    names = [table.GetTable().GetColumnName(column) for column in range(5)]
+    assert names == ["Region", "mL", "from", "to", "interval"]
+    assert table.GetCellText(0, 4) == "90 %"
     assert table.GetCellText(0, 0) == "WT  Whole tumour"
     assert [table.GetTable().GetValue(0, column).ToDouble() for column in (1, 2, 3)] == [0.9, 0.8, 1.04]
 

@@ -23,7 +23,7 @@ LIBRARY = Path(__file__).resolve().parents[4] / "TwinSegSlicer"
 SERVER = """
 import gc, json, os, resource, sys
 import torch._dynamo, typer.rich_utils, twinseg.cli
-import twinseg.classification_evaluation, twinseg.classification_run, twinseg.evaluation, twinseg.monai_bundle
+import twinseg.classification_evaluation, twinseg.classification_run, twinseg.calibration_run, twinseg.monai_bundle
 gc.freeze()
 for line in sys.stdin:
     wanted = json.loads(line)
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def said(self) -> list[str]:
-        progress = re.compile(r"(segmenting|evaluating|classifying|training|making patients): +\d+%, ")
+        progress = re.compile(r"(segmenting|evaluating|calibrating|classifying|training|making patients): +\d+%, ")
         return [line for line in self.err.splitlines() if not progress.match(line)]
 
     def assert_bad_input(self, named: object, fault: str) -> None:

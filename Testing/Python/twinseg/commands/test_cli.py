@@ -54,7 +54,7 @@ def test_help_and_version(twinseg: Twinseg) -> None:
     listed = twinseg("--help")
 
     assert listed.code == 0
-    for command in ("phantom", "train", "segment", "evaluate", "model", "cases", "twin"):
+    for command in ("phantom", "train", "segment", "evaluate", "calibrate", "model", "cases", "twin"):
         assert command in listed.out
         helped = twinseg(command, "--help")
         assert helped.code == 0
@@ -65,7 +65,7 @@ def test_help_and_version(twinseg: Twinseg) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["phantom", "train", "segment", "evaluate", "model show", "model export", "model import"]
+    "command", ["phantom", "train", "segment", "evaluate", "calibrate", "model show", "model export", "model import"]
 )
 def test_each_command_tells_in_json(twinseg: Twinseg, command: str) -> None:
     assert "--json" in twinseg(*command.split(), "--help").out
@@ -193,7 +193,8 @@ def test_segment_by_folder_and_by_files_alike(model: Path, case: Path, twinseg: 
     assert measured["volumes_ml"]["WT"]["volume"] == pytest.approx(np.count_nonzero(labels.array) * 0.125)
     assert (measured["missing"], measured["sequences"]) == ([], sorted(SEQUENCES))
     assert re.search(
-        r"2\.nii\.gz: WT \d+\.\d mL \(\d+\.\d to \d+\.\d\), TC .* \(cpu, whole volume, \d+\.\d s\)", by_files.out
+        r"2\.nii\.gz: WT \d+\.\d mL \(80 % interval \d+\.\d to \d+\.\d\), TC .* \(cpu, whole volume, \d+\.\d s\)",
+        by_files.out,
     )
 
 

@@ -337,8 +337,8 @@ def test_a_volume_s_interval_is_that_of_the_level_sets(toy: Task) -> None:
 
     volumes = region_volumes(labels, probabilities, prepared, toy)
 
-    assert volumes["WT"] == pytest.approx({"volume": 0.104, "low": 0.088, "high": 0.12})
-    assert volumes["ET"] == pytest.approx({"volume": 0.0, "low": 0.0, "high": 0.112})
+    assert volumes["WT"] == pytest.approx({"volume": 0.104, "low": 0.088, "high": 0.12, "level": 0.8})
+    assert volumes["ET"] == pytest.approx({"volume": 0.0, "low": 0.0, "high": 0.112, "level": 0.8})
 
 
 def test_the_interval_holds_the_volume_whatever_was_cleaned_up(toy: Task) -> None:
