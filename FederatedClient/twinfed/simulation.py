@@ -187,6 +187,7 @@ class _Run:
             "model_bytes": self._first.stat().st_size,
             "federated": self.rounds[-1]["union"],
             "by_site": {name: site.measure(self._fetch(name, self._told(name))) for name, site in self.sites.items()},
+            "validation": self._validation(),
         }
         if self.config.local_only:
             self.report(0.95, "training every site alone")
@@ -257,6 +258,11 @@ class _Run:
             }
         )
         self.bytes = {name: {"up": 0, "down": 0} for name in self.sites}
+
+    def _validation(self) -> float | None:
+        """Dice of the final model on the validation cases of all: what settings are to be chosen by."""
+        each = [site.measure(self._fetch(name, self._told(name)), "validation") for name, site in self.sites.items()]
+        return _mean([dice for one in each for dice in one["each"]])
 
     def _everywhere(self, weights: Mapping[str, Any]) -> float | None:
         return _mean([dice for site in self.sites.values() for dice in site.score(weights)])

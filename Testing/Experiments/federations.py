@@ -59,6 +59,7 @@ def measures(measured: Mapping[str, Any]) -> dict[str, float | None]:
     HD95, sensitivity and specificity. MB do not hold the first model, which each site has to fetch once.
     """
     columns: dict[str, float | None] = {"Dice": measured["federated"]}
+    columns["Dice (validation)"] = measured["validation"]
     sites, rounds = measured["by_site"].values(), measured["rounds"][1:]
     if "pooled" in measured:
         columns["pooled"] = measured["pooled"]

@@ -45,6 +45,7 @@ class TrainingConfig:
         minutes: train until the clock says so (the learning rate then follows the clock, and no two runs are alike).
         batch_size: samples a step.
         learning_rate: the highest; it rises over the first 2 % and falls to zero by half a cosine.
+        part: where on that cosine this training begins and ends, 0 to 1: a round is a part of a federation's training.
         weight_decay: of AdamW.
         average_decay: decay a step of the exponential moving average of the weights, which is what is kept.
         validations: how often the validation samples are scored, evenly over the training.
@@ -57,6 +58,7 @@ class TrainingConfig:
     minutes: float | None = None
     batch_size: int = 1
     learning_rate: float = 1e-3
+    part: tuple[float, float] = (0.0, 1.0)
     weight_decay: float = 1e-2
     average_decay: float = 0.999
     validations: int = 20
@@ -234,7 +236,7 @@ class Trainer(ABC, Generic[Network]):
             config, state = json.loads(metadata["config"]), TrainingState(**json.loads(metadata["state"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: this is no whole checkpoint ({error}); start without it") from error
-        if config != asdict(self.config):
+        if config != json.loads(json.dumps(asdict(self.config))):
             raise InputError(f"{path}: was made with other training settings; use the same, or start without it")
         weights = self._weights()
         stored = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("optimizer.")}
@@ -277,7 +279,7 @@ class Trainer(ABC, Generic[Network]):
 
     def _step(self, batch: dict[str, Tensor]) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.done)
+            group["lr"] = self.config.learning_rate * schedule(self.done, self.config.part)
         self.network.train()
         image, labels = batch["image"].to(self.device), batch["labels"].to(self.device)
         with autocast(self.device):
@@ -315,6 +317,8 @@ class Trainer(ABC, Generic[Network]):
         return score
 
 
-def schedule(done: float) -> float:
-    """Factor of the learning rate at a share of the training: up over the first 2 %, then down by half a cosine."""
-    return min(1.0, 0.02 + done / 0.02) * 0.5 * (1 + math.cos(math.pi * done))
+def schedule(done: float, part: tuple[float, float] = (0.0, 1.0)) -> float:
+    """Factor of the learning rate at a share of the training: up over the first 2 %, then along a part of half a cosine
+    (Loshchilov, Hutter 2017, equation 5)."""
+    begin, end = part
+    return min(1.0, 0.02 + done / 0.02) * 0.5 * (1 + math.cos(math.pi * (begin + done * (end - begin))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ def make_update(
     seed = round_seed(told.federation, site, told.round)
     name = f"round-{told.round}-{told.base[:16]}"
     extra: dict[str, Any] = {"epochs": told.epochs, "seed": seed, "proximal_mu": told.proximal_mu, "name": name}
-    extra["slowing"] = slowing(told.round, told.rounds)
+    extra["part"] = part_of_training(told.round, told.rounds)
     trainer.train(ExchangeObject(weights=weights), extra)
     after = trainer.evaluate(ExchangeObject()).metrics
     known = trainer.get_data_stats().statistics
@@ -82,10 +81,11 @@ def make_update(
     return report
 
 
-def slowing(number: int, rounds: int) -> float:
-    """Factor of the learning rate in a round, down by half a cosine over all rounds: as the rounds go, sites agree
-    better, and the mean of what they learn wanders less. Pooled training has the same end (Loshchilov, Hutter 2017)."""
-    return 0.5 * (1 + math.cos(math.pi * (number - 1) / rounds))
+def part_of_training(number: int, rounds: int) -> tuple[float, float]:
+    """Where on the course of the learning rate over all rounds a round begins and ends: it falls once, as in a training
+    in one place, so that late rounds settle what early ones found. A round beyond the last goes on as the last."""
+    number = min(number, rounds)
+    return (number - 1) / rounds, number / rounds
 
 
 def round_seed(federation: str, site: str, number: int) -> int:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from twinfed.client.case_source import PARTS, CaseSource
 from twinfed.client.instructions import Instructions
-from twinfed.client.local_round import Residual, make_update, round_seed, slowing, take_up
+from twinfed.client.local_round import Residual, make_update, part_of_training, round_seed, take_up
 from twinfed.client.site_data import Schedule
 from twinfed.client.site_trainer import SiteTrainer
 from twinfed.client.site_twin import RATE, VALIDATIONS
@@ -97,17 +97,17 @@ class SimulatedSite:
         each: list[float] = self.measure(weights)["each"]
         return each
 
-    def measure(self, weights: Path | Mapping[str, Any]) -> dict[str, Any]:
-        """All that is measured of a model on the site's test cases, as `SiteTrainer.evaluate` gives it."""
+    def measure(self, weights: Path | Mapping[str, Any], part: str = "test") -> dict[str, Any]:
+        """All that is measured of a model on a part of the site's cases, as `SiteTrainer.evaluate` gives it."""
         tensors = load_file(weights) if isinstance(weights, Path) else weights
-        return dict(self.trainer.evaluate(ExchangeObject(weights=dict(tensors)), {"part": "test"}).metrics)
+        return dict(self.trainer.evaluate(ExchangeObject(weights=dict(tensors)), {"part": part}).metrics)
 
     def train_alone(self, federation: str, model: Path, rounds: int, epochs: int) -> dict[str, Any]:
         """Weights of a site that shares nothing: as many rounds of as many epochs, from the same initial model."""
         weights: dict[str, Any] = dict(load_file(model))
         for number in range(1, rounds + 1):
             seed = round_seed(federation, self.name, number)
-            extra = {"epochs": epochs, "seed": seed, "slowing": slowing(number, rounds)}
+            extra = {"epochs": epochs, "seed": seed, "part": part_of_training(number, rounds)}
             self.trainer.train(ExchangeObject(weights=weights), extra)
             change = self.trainer.change()
             weights = {

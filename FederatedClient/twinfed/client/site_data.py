@@ -27,7 +27,7 @@ from twinseg.metrics import segmentation_metrics
 from twinseg.network import NetworkConfig, build_network
 from twinseg.preprocessing import PreparedCase, label_values, prepare
 from twinseg.tasks import Task
-from twinseg.trainer import ExtraLoss, Trainer, TrainingConfig
+from twinseg.trainer import ExtraLoss, Trainer
 from twinseg.training import SegmentationConfig, SegmentationTrainer
 
 logger = logging.getLogger(__name__)
@@ -45,26 +45,21 @@ class Schedule:
         seed: of the order of the cases and of every random change.
         learning_rate: the highest; None for the training's own default.
         validations: how often the validation part is scored, to keep the best weights; 0 keeps the last ones.
-        slowing: factor of the learning rate.
+        part: where on the whole course of the learning rate this training begins and ends, 0 to 1.
     """
 
     epochs: int
     seed: int
     learning_rate: float | None = None
     validations: int = 0
-    slowing: float = 1.0
+    part: tuple[float, float] = (0.0, 1.0)
 
     def options(self) -> dict[str, Any]:
         """As a `TrainingConfig` takes it. Nothing is stopped early: the rounds are short."""
-        rate = TrainingConfig.learning_rate if self.learning_rate is None else self.learning_rate
+        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         chosen = max(1, self.validations)
-        return {
-            "epochs": self.epochs,
-            "seed": self.seed,
-            "learning_rate": self.slowing * rate,
-            "validations": chosen,
-            "patience": chosen + 1,
-        }
+        stop = {"validations": chosen, "patience": chosen + 1}
+        return {"epochs": self.epochs, "seed": self.seed, "part": self.part, **stop, **rate}
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ class SiteTrainer(ClientAlgo):
 
         Args:
             data: with `weights`, the global model: name -> float32 array.
-            extra: "epochs"; "seed"; "proximal_mu" (0: none); "slowing", a factor of the learning rate; "name" of the
-                training, for its checkpoint.
+            extra: "epochs"; "seed"; "proximal_mu" (0: none); "part" of the federation's whole training, (0, 1) if left
+                out; "name" of the training, for its checkpoint.
 
         Raises:
             InputError: the weights do not fit the network, or there is no case to train on.
@@ -126,14 +126,15 @@ class SiteTrainer(ClientAlgo):
             int(extra.get("epochs", 1)),
             int(extra.get("seed", 0)),
             self.learning_rate,
-            slowing=float(extra.get("slowing", 1)),
+            part=extra.get("part", (0.0, 1.0)),
         )
         mu = float(extra.get("proximal_mu", 0))
         trainer = self.data.trainer(
             network, schedule, self.device, ProximalTerm(mu, self._on_device(self._base)) if mu else None
         )
         self._run(trainer, f"{extra.get('name', 'training')}-{self.data.key[:16]}")
-        self._weights = {name: tensor.detach().cpu() for name, tensor in trainer.network.state_dict().items()}
+        # Averaged over the last steps: the learning rate does not fall to zero in a round, and single steps are noise.
+        self._weights = {name: tensor.detach().cpu() for name, tensor in trainer.averaged_weights.items()}
 
     def get_weights(self, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
         """The change from the global to the local weights, as `change` gives it."""
