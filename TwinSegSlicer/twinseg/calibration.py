@@ -94,8 +94,10 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RegionMeasure:
-    """One region of one patient: the interval of the level sets, uncalibrated, and the truth, in mL."""
+    """One region of one patient: the volume that was drawn, the interval of the level sets around it, uncalibrated, and
+    the truth, in mL."""
 
+    volume_ml: float
     low_ml: float
     high_ml: float
     true_ml: float
@@ -117,12 +119,14 @@ def conformal_margin(scores: Sequence[float], level: float = LEVEL) -> float:
     return math.inf if place > len(scores) else float(sorted(scores)[place - 1])
 
 
-def widened(low_ml: float, high_ml: float, margin: float, floor_ml: float = FLOOR_ML) -> tuple[float, float]:
-    """The interval widened by the margin (Romano et al. 2019, eq. 7): all volumes whose score is not above it. Ends
-    that cross, as they may for a margin below 0, meet at their middle."""
+def widened(
+    volume_ml: float, low_ml: float, high_ml: float, margin: float, floor_ml: float = FLOOR_ML
+) -> tuple[float, float]:
+    """The interval widened by the margin (Romano et al. 2019, eq. 7): all volumes whose score is not above it, and the
+    volume that was drawn, which a margin below 0 might leave outside."""
     low = max(0.0, (low_ml + floor_ml) * math.exp(-margin) - floor_ml)
-    high = max(0.0, (high_ml + floor_ml) * math.exp(margin) - floor_ml)
-    return (low, high) if low <= high else ((low + high) / 2,) * 2
+    high = (high_ml + floor_ml) * math.exp(margin) - floor_ml
+    return min(low, volume_ml), max(high, volume_ml)
 
 
 def fewest_patients(level: float = LEVEL) -> int:

@@ -16,6 +16,7 @@ import typer
 from twinseg import __version__
 from twinseg.cli_case import T1, T2, CaseFolder, Device, Flair, Image, Model, T1ce, chosen_case
 from twinseg.cli_cases import cases_app
+from twinseg.cli_dicom import dicom_seg
 from twinseg.cli_twin import twin_app
 from twinseg.errors import Cancelled, InputError
 from twinseg.memory import keep_freed_memory
@@ -235,6 +236,9 @@ def check_split(split: str) -> None:
     """Raise InputError for a part that no split has."""
     if split not in ("train", "validation", "test", "all"):
         raise InputError(f"--split {split} is unknown; use train, validation, test or all")
+
+
+app.command()(dicom_seg)
 
 
 @model_app.command("show")

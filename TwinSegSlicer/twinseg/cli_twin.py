@@ -10,14 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from twinseg.cli_case import T1, T2, CaseFolder, Device, Flair, Image, T1ce, chosen_case
+from twinseg.cli_twin_export import Folder, dicom, export, head, list_twins, verify
 from twinseg.errors import InputError
 from twinseg.terminal import Json, finish, print_table, progress_bar
 
 twin_app = typer.Typer(
     no_args_is_help=True, help="The patient twin: scans over time, adaptation, response, forecast, report."
 )
-
-Folder = Annotated[Path, typer.Argument(help="Folder of the patient's twin.")]
 
 
 @twin_app.command()
@@ -36,7 +35,7 @@ def create(
     twin = Twin.create(folder, task=load_task(task).name, pseudonym=pseudonym)
     if known is not None:
         twin.set_document("treatments.json", known)
-    finish(f"{folder}: twin {twin.pseudonym} made", {"pseudonym": twin.pseudonym, **_head(twin)}, json_file)
+    finish(f"{folder}: twin {twin.pseudonym} made", {"pseudonym": twin.pseudonym, **head(twin)}, json_file)
 
 
 @twin_app.command()
@@ -102,7 +101,7 @@ def add(
         )
     if known is not None:
         twin.set_document("treatments.json", known)
-    measured = {**time_point_added(twin, point), "delta": delta, **_head(twin)}
+    measured = {**time_point_added(twin, point), "delta": delta, **head(twin)}
     _say_scores(measured["forecasts_scored"])
     volumes = ", ".join(
         f"{name} {ml['volume']:.1f} ± {ml['standard_deviation']:.1f} mL" for name, ml in measured["volumes_ml"].items()
@@ -131,7 +130,7 @@ def correct(
     correct_scan(twin, timepoint, read_labels(segmentation), origin, no_tumour=no_tumour)
     point = twin.timepoint(timepoint)
     counts = point.segmentation.origin if point.segmentation is not None else origin
-    measured = {**time_point_added(twin, point), "counts": counts, **_head(twin)}
+    measured = {**time_point_added(twin, point), "counts": counts, **head(twin)}
     finish(f"{folder}: scan {timepoint} corrected, the segmentation of origin {counts} counts", measured, json_file)
 
 
@@ -157,7 +156,7 @@ def adapt(
         before = adaptation_delta.roll_back(twin, base.hash)
         now = "the base model" if before is None else f"the adapted model {before.name}"
         used = None if before is None else before.name
-        finish(f"{folder}: rolled back to {now}", {"in_use": used, "base": base.hash, **_head(twin)}, json_file)
+        finish(f"{folder}: rolled back to {now}", {"in_use": used, "base": base.hash, **head(twin)}, json_file)
         return
     with progress_bar("adapting") as bar:
         adapted = adaptation.adapt(twin, base, device=choose_device(device), report=lambda *said: bar(*said))
@@ -165,7 +164,7 @@ def adapt(
     current = adaptation_delta.active_delta(twin, base.hash)
     measured = {"delta": record.name, "in_use": None if current is None else current.name, "base": base.hash}
     line = f"{folder}: adapted model {record.name} in {adapted.seconds:.0f} s. {adapted.reason}"
-    finish(line, {**measured, **adapted.to_json(), **_head(twin)}, json_file)
+    finish(line, {**measured, **adapted.to_json(), **head(twin)}, json_file)
 
 
 @twin_app.command()
@@ -217,7 +216,7 @@ def forecast(
     for note in outlook.notes:
         typer.echo(note)
     line = f"{folder}: forecast {record.name} sealed"
-    finish(line, {"record": record.name, **told, "forecasts_scored": scored, **_head(twin)}, json_file)
+    finish(line, {"record": record.name, **told, "forecasts_scored": scored, **head(twin)}, json_file)
 
 
 @twin_app.command()
@@ -255,7 +254,7 @@ def respond(
         print_table(f"RANO 2.0, {measure}", ["day", "mm²" if measure == "2D" else "mL", "response", "why"], rows)
     measured = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
     last = "; ".join(f"{measure}: {ones[-1].words}" for measure, ones in assessed.items())
-    finish(f"{folder}: {last}", {"record": record.name, "assessed": measured, **_head(twin)}, json_file)
+    finish(f"{folder}: {last}", {"record": record.name, "assessed": measured, **head(twin)}, json_file)
 
 
 @twin_app.command()
@@ -271,73 +270,12 @@ def report(
 
     twin = Twin.open(folder)
     write_page(twin, output, pdf)
-    finish(f"{output}: report on {twin.pseudonym} written", {"html": output, "pdf": pdf, **_head(twin)}, json_file)
+    finish(f"{output}: report on {twin.pseudonym} written", {"html": output, "pdf": pdf, **head(twin)}, json_file)
 
 
-@twin_app.command()
-def verify(
-    folder: Folder,
-    head: Annotated[
-        str | None, typer.Option(help="Hash of a revision, noted earlier, that must be among them.")
-    ] = None,
-    json_file: Json = None,
-) -> None:
-    """Prove that a twin's folder is whole: every file, every event, nothing foreign. Exit code 2 if it is not."""
-    import dataclasses
-
-    from twinseg.twin.store_verify import verify as verify_folder
-
-    found = verify_folder(folder, head)
-    for fault in found.faults:
-        typer.echo(fault)
-    measured = {**dataclasses.asdict(found), "whole": found.whole}
-    if not found.whole:
-        finish("", measured, json_file)
-        raise InputError(f"{folder}: the twin is not whole ({len(found.faults)} faults); restore it from a copy")
-    finish(f"{folder}: whole; {found.files} files, {found.revisions} revisions, head {found.head}", measured, json_file)
-
-
-@twin_app.command()
-def export(
-    folder: Folder,
-    output: Annotated[Path, typer.Option(help="Folder to make.")],
-    json_file: Json = None,
-) -> None:
-    """Write a copy for other programs, in the shape of BIDS derivatives; days take the place of dates."""
-    from twinseg.twin.store import Twin
-    from twinseg.twin.store_export import export_bids
-
-    twin = Twin.open(folder)
-    made = export_bids(twin, output)
-    finish(f"{made}: {len(twin.timepoints)} scans of {twin.pseudonym} written", {"output": made}, json_file)
-
-
-@twin_app.command("list")
-def list_twins(
-    folder: Annotated[Path | None, typer.Argument(help="A twin, or a folder of twins; else the data folder's.")] = None,
-    json_file: Json = None,
-) -> None:
-    """List the scans of a twin, or of all twins in a folder."""
-    from twinseg.home import data_folder
-    from twinseg.twin.store import Twin
-    from twinseg.twin.store_files import HEAD
-
-    place = folder or data_folder() / "twins"
-    if not place.is_dir():
-        raise InputError(f"{place}: there is no such folder; make a twin with twinseg twin create")
-    found = [place] if (place / HEAD).is_file() else sorted(path.parent for path in place.glob(f"*/{HEAD}"))
-    rows, measured = [], []
-    for path in found:
-        twin = Twin.open(path)
-        scans = [{"timepoint": scan.name, "day": scan.day, "images": sorted(scan.images)} for scan in twin.timepoints]
-        measured.append({"folder": path, "pseudonym": twin.pseudonym, "task": twin.task, "scans": scans, **_head(twin)})
-        drawn = {scan.name: scan.segmentation.origin if scan.segmentation else "–" for scan in twin.timepoints}
-        rows += [
-            [path.name, twin.pseudonym, scan.name, f"{scan.day:g}", ", ".join(scan.images), drawn[scan.name]]
-            for scan in twin.timepoints
-        ] or [[path.name, twin.pseudonym, "–", "–", "–", "–"]]
-    print_table(str(place), ["folder", "pseudonym", "scan", "day", "sequences", "segmentation"], rows)
-    finish(f"{place}: {len(found)} twins", {"twins": measured}, json_file)
+for command in (verify, export, dicom):
+    twin_app.command()(command)
+twin_app.command("list")(list_twins)
 
 
 def _segmented(twin: Any, loaded: Any, task: Any, model: Path | None, device: str) -> tuple[Any, Any, str, str | None]:
@@ -407,7 +345,3 @@ def _say_scores(scored: list[dict[str, Any]]) -> None:
     """Say how earlier forecasts fared."""
     for score in scored:
         typer.echo(score["words"])
-
-
-def _head(twin: Any) -> dict[str, Any]:
-    return {"revision": twin.revision, "head": twin.events[-1]["hash"]}

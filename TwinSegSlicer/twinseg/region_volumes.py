@@ -55,7 +55,7 @@ def region_volumes(
         low, high = min(low, volume), max(high, volume)
         if calibration is not None and region.name in calibration.margins:
             margin, level = calibration.margins[region.name], calibration.level
-            low, high = widened(low, high, margin, calibration.floor_ml)
-        interval = {"volume": volume, "low": min(low, volume), "high": max(high, volume), "level": level}
+            low, high = widened(volume, low, high, margin, calibration.floor_ml)
+        interval = {"volume": volume, "low": low, "high": high, "level": level}
         volumes[region.name] = {name: round(value, 4) for name, value in interval.items()}
     return volumes

@@ -25,7 +25,7 @@ MODULES = [name for name in ("TwinSegSlicer", "FederatedClient") if (REPOSITORY 
 NOT_INSTALLED = ("CMakeLists.txt", "*.svg", "*.pyc", ".*", "Testing")  # sources of pictures, tests, caches
 # What Slicer's Python comes with (SuperBuild/External_python-*.cmake), and what only the command line needs.
 OF_SLICER = {"numpy", "scipy", "requests", "packaging", "PIL", "SimpleITK", "slicer", "qt", "ctk", "vtk"}
-OF_THE_COMMAND_LINE = {"typer", "rich", "click"}
+OF_THE_COMMAND_LINE = {"typer", "rich", "click", "highdicom", "pydicom"}
 OLDER_PYTHON_ONLY = {"tomli"}
 OTHER_EXTENSIONS = {"PyTorchUtils", "SampleData"}
 

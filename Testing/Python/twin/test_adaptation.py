@@ -173,15 +173,24 @@ def test_what_harms_others_is_weakened_or_else_kept_but_rejected(
 
 
 def test_the_gate_allows_a_hundredth() -> None:
-    assert Comparison("x", 0.80, 0.7901).passed
-    assert not Comparison("x", 0.80, 0.7899).passed
+    assert Comparison("x", 0.80, 0.7901, -0.01).passed
+    assert not Comparison("x", 0.80, 0.7899, -0.01).passed
+    assert Comparison("x", 0.80, 0.8051, 0.005).passed
+    assert not Comparison("x", 0.80, 0.8049, 0.005).passed
     one = Adaptation(
-        "a", {}, 1.0, Comparison("scan", 0.5, 0.9), Comparison("others", 0.8, 0.7), ("000",), AdaptationConfig(), 1.0
+        "a",
+        {},
+        1.0,
+        Comparison("scan", 0.5, 0.9, 0.005),
+        Comparison("others", 0.8, 0.7, -0.01),
+        ("000",),
+        AdaptationConfig(),
+        1.0,
     )
     assert not one.accepted
     assert one.reason == (
         "Dice on scan: 0.500 before, 0.900 after; Dice on others: 0.800 before, 0.700 after. "
-        "Rejected, as it is worse by more than 0.01 on others."
+        "Rejected: it has to lose 0.01 at most on others."
     )
 
 

@@ -2,9 +2,10 @@
 
 Only few parameters are trained (`PARAMETERS`), on small crops, half of them of synthetic patients, so that the model
 does not forget what others look like. A part of the patient is held out: the oldest corrected scan where there are
-several, else the upper third of the tumour. The delta is kept whatever came of it, but it is used only if neither on
-that part nor on the general set (other synthetic patients, of fixed seeds) the Dice is worse than the base model's by
-more than `TOLERANCE`; where it is, a half and a quarter of the change are tried.
+several, else the upper third of the tumour. The delta is kept whatever came of it, but it is used only if the Dice on
+that part is better than the base model's by `GAIN` (one that helps nobody may still harm), and that on the general set
+(other synthetic patients, of fixed seeds) worse by no more than `TOLERANCE`; else a half and a quarter of the change
+are tried.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from twinseg.twin.adaptation_general import general_set
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import Record, TimePoint
 
-TOLERANCE = 0.01
-"""By so much the mean Dice may fall before a delta is rejected."""
+GAIN, TOLERANCE = 0.005, 0.01
+"""What the mean Dice of the patient's held-out part must gain at least, and what that of others may lose at most."""
 
 STRENGTHS = (1.0, 0.5, 0.25)
 """Shares of what was learnt that are tried until one passes: weights between the base model's and the learnt ones
@@ -76,16 +77,23 @@ class AdaptationConfig:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean Dice of base and adapted model on cases that were not trained on; `on` says which."""
+    """Mean Dice of base and adapted model on cases that were not trained on; `on` says which, `least` what has to be
+    gained at least (below zero: what may be lost)."""
 
     on: str
     base: float
     adapted: float
+    least: float
 
     @property
     def passed(self) -> bool:
-        """Whether the adapted model is not worse than allowed."""
-        return self.adapted >= self.base - TOLERANCE
+        """Whether the adapted model may be used, as far as these cases are concerned."""
+        return self.adapted >= self.base + self.least
+
+    @property
+    def demand(self) -> str:
+        """What was asked for, in words."""
+        return f"gain {self.least} at least" if self.least > 0 else f"lose {-self.least} at most"
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ class Adaptation:
         lines = [
             f"Dice on {one.on}: {one.base:.3f} before, {one.adapted:.3f} after" for one in (self.held_out, self.general)
         ]
-        failed = [one.on for one in (self.held_out, self.general) if not one.passed]
-        verdict = f"Rejected, as it is worse by more than {TOLERANCE} on {' and '.join(failed)}."
-        return f"{'; '.join(lines)}. {verdict if failed else 'Accepted.'}"
+        failed = [f"{one.demand} on {one.on}" for one in (self.held_out, self.general) if not one.passed]
+        verdict = f"Rejected: it has to {' and '.join(failed)}." if failed else "Accepted."
+        return f"{'; '.join(lines)}. {verdict}"
 
     def to_json(self) -> dict[str, Any]:
         """What the record in `models/` says, but for the base."""
@@ -178,8 +186,8 @@ def adapt(
             base=base.hash,
             tensors=tensors,
             strength=strength,
-            held_out=Comparison(on, before[0], after[0]),
-            general=Comparison("the general set", before[1], after[1]),
+            held_out=Comparison(on, before[0], after[0], GAIN),
+            general=Comparison("the general set", before[1], after[1], -TOLERANCE),
             learnt_from=tuple(case.name for case in training),
             config=config,
             seconds=time.perf_counter() - started,

@@ -144,6 +144,35 @@ def test_evaluate_scores_all_by_site(model: Path, cohort: Path, twinseg: Twinseg
     assert set(measured["summary"]["sites"]) == {"SITE-01", "SITE-02"}
 
 
+def test_calibrate_writes_a_model_a_table_and_a_picture(
+    model: Path, cohort: Path, twinseg: Twinseg, tmp_path: Path
+) -> None:
+    output = tmp_path / "calibré.safetensors"
+    wanted = ("calibrate", cohort, "--model", model, "--output", output, "--split", "all", "--device", "cpu")
+
+    result = twinseg(*wanted, "--json", tmp_path / "c.json")
+
+    assert result.code == 0, result.err
+    measured = strict_json(tmp_path / "c.json")
+    assert measured["regions"]["WT"]["patients"] == 4
+    assert f"{measured['regions']['WT']['expected_calibration_error']:.3f}" in result.out
+    assert "no 90 % volume intervals: 4 patients to calibrate on, 9 are needed" in result.out
+    assert {*map(Path, measured["files"])} == {output, tmp_path / "calibré.reliability.png"}
+    assert read_card(output).hash == measured["model_hash"]
+    assert result.said == []
+
+
+def test_calibrate_refuses_what_it_cannot_use(model: Path, cohort: Path, twinseg: Twinseg, tmp_path: Path) -> None:
+    output = tmp_path / "c.safetensors"
+
+    twinseg("calibrate", cohort, "--model", model, "--output", model).assert_bad_input(model, "name another output")
+    same = twinseg("calibrate", cohort, "--model", model, "--output", output, "--split", "some")
+    same.assert_bad_input("--split some", "use train, validation, test or all")
+    nowhere = twinseg("calibrate", tmp_path, "--model", model, "--output", output)
+    nowhere.assert_bad_input(tmp_path, "there is no image in it")
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("copied", [0, 1, 4])
 def test_evaluate_scores_a_classifier_with_and_without_copies(twinseg: Twinseg, tmp_path: Path, copied: int) -> None:
     sequences = (Sequence("ct", "CT"),)

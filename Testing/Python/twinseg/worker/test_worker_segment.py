@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -15,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twinseg.calibration import Calibration
 from twinseg.cases import LoadedCase
 from twinseg.errors import Cancelled
 from twinseg.inference import segment
+from twinseg.model_file import load_model, save_model
 from twinseg.phantom import Scanner, make_patient
 from twinseg.preprocessing import PreparedCase
 from twinseg.region_volumes import region_volumes
@@ -339,6 +342,31 @@ def test_a_volume_s_interval_is_that_of_the_level_sets(toy: Task) -> None:
 
     assert volumes["WT"] == pytest.approx({"volume": 0.104, "low": 0.088, "high": 0.12, "level": 0.8})
     assert volumes["ET"] == pytest.approx({"volume": 0.0, "low": 0.0, "high": 0.112, "level": 0.8})
+
+
+def test_a_calibrated_model_s_intervals_are_wider_and_say_so(
+    worker: Any, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = worker.answer("segment", **wanted)["value"]["volumes_ml"]
+    model = load_model(wanted["model"])
+    calibration = Calibration(12, "elsewhere", "all", ("t1",), {}, {"WT": 0.7})
+    told = {"network": model.card.network, "provenance": {"calibration": calibration.to_json()}}
+    save_model(tmp_path / "calibrated.safetensors", model.tensors, task=model.card.task, **told)
+
+    wider = worker.answer("segment", **{**wanted, "model": str(tmp_path / "calibrated.safetensors")})
+    volumes = wider["value"]["volumes_ml"]
+
+    assert {region: one["level"] for region, one in plain.items()} == dict.fromkeys(plain, 0.8)
+    assert volumes["WT"] == pytest.approx(
+        {
+            "volume": plain["WT"]["volume"],
+            "low": max(0, (plain["WT"]["low"] + 1) * math.exp(-0.7) - 1),
+            "high": (plain["WT"]["high"] + 1) * math.exp(0.7) - 1,
+            "level": 0.9,
+        },
+        abs=2e-4,
+    )
+    assert volumes["ET"] == plain["ET"]  # has no margin
 
 
 def test_the_interval_holds_the_volume_whatever_was_cleaned_up(toy: Task) -> None:
