@@ -113,6 +113,10 @@ def untracked() -> Iterator[None]:
             set_track_meta(tracked)
 
 
+MOST_WASTED = 20
+"""Steps in a row without a finite gradient after which a training is given up."""
+
+
 class RandomSamples(Dataset[dict[str, Tensor]], ABC):
     """Training samples without end, `count` of them an epoch, each once, in random order and changed at random.
 
@@ -165,7 +169,7 @@ class Trainer(ABC, Generic[Network]):
         self.optimizer = torch.optim.AdamW(
             self.trainable.values(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.state = TrainingState()
+        self.state, self._wasted = TrainingState(), 0
         self.averaged_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         self.best_weights = {name: tensor.clone() for name, tensor in self.averaged_weights.items()}
 
@@ -289,11 +293,24 @@ class Trainer(ABC, Generic[Network]):
             loss = loss + self.extra_loss(self.network)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trainable.values(), 1.0)
-        self.optimizer.step()
+        self._change(nn.utils.clip_grad_norm_(self.trainable.values(), 1.0))
         self.state.step += 1
         self._average()
         return float(loss.detach())
+
+    def _change(self, norm: Tensor) -> None:
+        """Change the weights, but not by a gradient of a norm that is no number, which would end it all.
+
+        Some kernels of torch 2.13 in bfloat16 give one on a CPU now and then, where a feature map is a single voxel, and
+        a right one when asked again.
+        """
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self._wasted = 0
+            return
+        self._wasted += 1
+        if self._wasted == MOST_WASTED:
+            raise InputError(f"no gradient was a number in {MOST_WASTED} steps; take a lower learning rate")
 
     @torch.no_grad()
     def _average(self) -> None:

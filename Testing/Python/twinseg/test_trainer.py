@@ -186,3 +186,33 @@ def test_a_checkpoint_from_before_the_first_step(tmp_path: Path) -> None:
 def test_a_training_that_would_keep_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="validated at least once"):
         replace(CONFIG, validations=0)
+
+
+class SometimesNot(LineTrainer):
+    """Its loss is no number at the steps that it is told."""
+
+    lost: range = range(3, 5)
+
+    def supervised_loss(self, outputs: Tensor | list[Tensor], labels: Tensor) -> Tensor:
+        factor = float("nan") if self.state.step in self.lost else 1.0
+        return factor * super().supervised_loss(outputs, labels)
+
+
+def test_a_gradient_that_is_no_number_changes_nothing() -> None:
+    whole, spoilt = trainer(line()), SometimesNot(line(), Points(8, CONFIG.seed), CONFIG)
+    before: list[dict[str, Tensor]] = []
+
+    spoilt.run(lambda progress: before.append(copies(spoilt.network)))
+    whole.run()
+
+    assert all(torch.equal(before[2][name], before[4][name]) for name in before[2])
+    assert all(torch.isfinite(tensor).all() for tensor in spoilt.averaged_weights.values())
+    assert spoilt.state.best_score == pytest.approx(whole.state.best_score, abs=0.1)
+
+
+def test_a_training_without_gradients_is_given_up() -> None:
+    spoilt = SometimesNot(line(), Points(8, CONFIG.seed), CONFIG)
+    spoilt.lost = range(1000)
+
+    with pytest.raises(InputError, match="no gradient was a number in 20 steps; take a lower learning rate"):
+        spoilt.run()
