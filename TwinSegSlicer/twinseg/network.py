@@ -110,12 +110,23 @@ class InstanceNorm(nn.Module):
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
+class SoundConv3d(nn.Conv3d):
+    """`nn.Conv3d` without a fault of torch 2.13: in bfloat16 on a CPU, where the image has two voxels along its first
+    axis, the gradient of the weights is made of memory that nobody has written. There this computes in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != 2 or x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 class Convolution(nn.Module):
     """A convolution with its normalisation and activation; with a stride it down-samples."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
-        self.convolution = nn.Conv3d(in_channels, out_channels, kernel, stride, _half(kernel), bias=False)
+        self.convolution = SoundConv3d(in_channels, out_channels, kernel, stride, _half(kernel), bias=False)
         self.norm = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +139,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, kernel: Triple) -> None:
         super().__init__()
         self.first = Convolution(channels, channels, kernel)
-        self.second = nn.Conv3d(channels, channels, kernel, padding=_half(kernel), bias=False)
+        self.second = SoundConv3d(channels, channels, kernel, padding=_half(kernel), bias=False)
         self.norm = InstanceNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:

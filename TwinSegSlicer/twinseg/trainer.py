@@ -299,11 +299,7 @@ class Trainer(ABC, Generic[Network]):
         return float(loss.detach())
 
     def _change(self, norm: Tensor) -> None:
-        """Change the weights, but not by a gradient of a norm that is no number, which would end it all.
-
-        Some kernels of torch 2.13 in bfloat16 give one on a CPU now and then, where a feature map is a single voxel, and
-        a right one when asked again.
-        """
+        """Change the weights, but not by a gradient that is no number, which would spoil all that was learnt."""
         if torch.isfinite(norm):
             self.optimizer.step()
             self._wasted = 0

@@ -18,6 +18,7 @@ from twinseg.network import (
     PRESETS,
     InstanceNorm,
     NetworkConfig,
+    ResidualBlock,
     ViTUNet,
     build_network,
     count_parameters,
@@ -250,3 +251,23 @@ def test_positions_do_not_depend_on_the_grid_s_size() -> None:
     small, large = (rotary_angles(grid, 12, torch.device("cpu")).reshape(*grid, -1) for grid in ((2, 3, 4), (5, 6, 7)))
 
     assert torch.equal(small, large[:2, :3, :4])
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (2, 4, 4), (4, 2, 2), (3, 2, 2)], ids=str)
+def test_gradients_in_bfloat16_are_those_in_float32_on_the_smallest_images(size: tuple[int, int, int]) -> None:
+    """Memory that was used before and is given back holds NaN here: no gradient may be made of it."""
+    torch.manual_seed(0)
+    block = ResidualBlock(16, (3, 3, 3)).to(memory_format=torch.channels_last_3d)
+    image = torch.randn(1, 16, *size).to(memory_format=torch.channels_last_3d)
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        block.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            answer = block(image)
+        used = [torch.full((2**power,), float("nan")) for power in range(3, 19) for _ in range(4)]
+        del used
+        answer.float().pow(2).mean().backward()
+        assert block.second.weight.grad is not None
+        return block.second.weight.grad.clone()
+
+    torch.testing.assert_close(gradient(torch.bfloat16), gradient(torch.float32), rtol=0.1, atol=0.02)
