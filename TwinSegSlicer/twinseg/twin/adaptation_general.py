@@ -33,7 +33,7 @@ from twinseg.volumes import Volume, write_atomically
 
 logger = logging.getLogger(__name__)
 
-CASES = {"test": 6, "rehearsal": 12}
+CASES = {"test": 16, "rehearsal": 24}
 SEEDS = {"test": 7_000_000, "rehearsal": 7_100_000}
 LARGEST_BOX = 80  # voxels a side
 PHANTOM_LABELS = {"NCR": 1, "ED": 2, "ET": 3}
