@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--parameters", nargs="+", choices=PARAMETERS, default=[AdaptationConfig().parameters])
     parser.add_argument("--steps", type=int, default=AdaptationConfig().steps)
     parser.add_argument("--rate", type=float, default=AdaptationConfig().learning_rate)
-    parser.add_argument("--others", type=int, default=4, help="synthetic patients for the general drop")
+    parser.add_argument("--others", type=int, default=24, help="synthetic patients for the general drop")
     parser.add_argument("--model", type=Path, help="base model; else the starter model")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="one patient, few steps")
