@@ -211,5 +211,5 @@ def test_no_room_for_a_model(cohort: Path, twinseg: Twinseg, tmp_path: Path) -> 
 
     result = twinseg("train", cohort, *arguments, room=1_000_000)
 
-    result.assert_bad_input(tmp_path / "m.safetensors", "no space left to write it")
+    result.assert_bad_input(tmp_path / "m.checkpoint", "no space left to write it")
     assert files(tmp_path) == {}
