@@ -25,7 +25,7 @@ test: $(STAMP)
 
 # The same federation under NVFlare itself, which has an environment of its own (140 MB more).
 test-nvflare: $(STAMP) $(NVFLARE)/.installed
-	TWINFED_NVFLARE_PYTHON=$(CURDIR)/$(NVFLARE)/bin/python $(PY) -m pytest -m slow Testing/Python/nvflare
+	TWINFED_NVFLARE_PYTHON="$(CURDIR)/$(NVFLARE)/bin/python" $(PY) -m pytest -m slow Testing/Python/nvflare
 
 $(NVFLARE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NVFLARE)
