@@ -23,6 +23,7 @@ PYTHON = os.environ.get("TWINFED_NVFLARE_PYTHON", "")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="TWINFED_NVFLARE_PYTHON names no python that has nvflare"),
+    pytest.mark.skipif(" " in PYTHON, reason="NVFlare starts no program with a space in its path"),
 ]
 NETWORK = {"channels": [4, 8], "embedding": 8, "depth": 1, "heads": 1}
 SITES = ("SITE-01", "SITE-02", "SITE-03")

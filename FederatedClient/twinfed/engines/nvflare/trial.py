@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def try_job(
     output = output.absolute()
     if len(str(output).split()) > 1:
         raise InputError(f"{output}: NVFlare takes no path with spaces. Name another folder.")
+    if " " in sys.executable:
+        raise InputError(f"{sys.executable}: NVFlare starts no program with a space in its path. Move its environment.")
     for old in ("job", "sites", "nvflare", "federation"):
         shutil.rmtree(output / old, ignore_errors=True)
     (output / "nvflare").mkdir(parents=True)
