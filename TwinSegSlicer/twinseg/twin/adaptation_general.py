@@ -2,8 +2,8 @@
 adapted model may be worse than its base; those of the part "rehearsal" are trained on beside the patient's own scans,
 so that the model does not forget what other patients look like.
 
-Heads are grown on a 2 mm grid and brought onto the task's; a box around the tumour is kept. A set is made once for a
-task's sequences, labels and spacing, and kept in the data folder.
+Heads are grown on a 2 mm grid; half of them are scanned as at hospitals of their own, half by scanners at random. A set
+is made once for a task's sequences, labels and spacing, and kept in the data folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 CASES = {"test": 16, "rehearsal": 24}
 SEEDS = {"test": 7_000_000, "rehearsal": 7_100_000}
-LARGEST_BOX = 80  # voxels a side
+LARGEST_BOX = 128
+"""Voxels a side that are kept at most: a whole head, as a model that draws tumours elsewhere in it is worse, too."""
 PHANTOM_LABELS = {"NCR": 1, "ED": 2, "ET": 3}
 
 
@@ -52,7 +53,7 @@ def general_set(
         made: list[PreparedCase] = []
         for number in range(CASES[part]):
             look(number / CASES[part], f"making the general set, {number + 1} of {CASES[part]}")
-            made.append(_phantom(SEEDS[part], number, task))
+            made.append(_cut(_phantom(SEEDS[part], number, task)))
         write_set(path, made)
         cases = read_set(path, task)  # as every later use will find it
         assert cases is not None
@@ -90,7 +91,7 @@ def phantom_values(task: Task) -> dict[int, int]:
 
 
 def _phantom(seed: int, number: int, task: Task) -> PreparedCase:
-    """One patient with a tumour that the task can see, as the network sees it, cut to a box around the tumour."""
+    """One patient with a tumour that the task can see, as the network sees it."""
     for seeds in ((seed, number, attempt) for attempt in count()):
         patient = grow_patient(seeds, size=88, spacing=2.0)
         labels = np.zeros(patient.head.grid.shape, np.uint8)
@@ -98,11 +99,11 @@ def _phantom(seed: int, number: int, task: Task) -> PreparedCase:
             labels[patient.states[0][1].labels == theirs] = ours
         if np.count_nonzero(labels) * patient.head.grid.voxel_ml > 5:
             break
-    images = take_images(patient, 0, Scanner.random((*seeds, 1)), seed=seeds)
+    scanner = Scanner.for_site(number // 2, seed) if number % 2 else Scanner.random((*seeds, 1))
+    images = take_images(patient, 0, scanner, seed=seeds)
     reference = next(iter(images.values()))
     known = {s.name: images[s.name] for s in task.sequences if s.name in images}
-    case = prepare(LoadedCase(known, reference, Volume(labels, reference.affine)), task, name=f"general-{number}")
-    return _cut(case)
+    return prepare(LoadedCase(known, reference, Volume(labels, reference.affine)), task, name=f"general-{number}")
 
 
 def _cut(case: PreparedCase) -> PreparedCase:
