@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -123,7 +124,7 @@ def confusion_tables(arm: str, runs: Sequence[Run]) -> list[str]:
 def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path) -> None:
     """A picture of each curve of the runs, a line an arm: the mean over seeds."""
     labels = list(dict.fromkeys(label for run in runs for label in run.get("curves", {})))
-    figure = Figure(figsize=(1 + 5.5 * len(labels), 4.2), layout="constrained")
+    figure = Figure(figsize=(2.5 + 5.5 * len(labels), 4.2), layout="constrained")
     for axes, label in zip(np.atleast_1d(figure.subplots(1, len(labels))), labels, strict=True):
         for arm in arms:
             found = [run["curves"][label] for run in runs if run["arm"] == arm and label in run.get("curves", {})]
@@ -132,7 +133,8 @@ def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path
                 axes.plot(np.mean([one[:length] for one in found], axis=0), linewidth=1.3, label=arm)
         axes.set(title=title if len(labels) == 1 else label, ylabel=label, xlabel="round or validation")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small")
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize="x-small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
@@ -150,6 +152,8 @@ def draw_against(title: str, names: Sequence[str], arms: Iterable[str], runs: Se
                 mean(across), mean(up), stdev(up) if len(up) > 1 else 0, fmt="o", markersize=4, capsize=2, label=arm
             )
     axes.set(title=title, xlabel=names[0], ylabel=names[1], xscale="log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize="x-small")
     figure.savefig(path, dpi=100)
