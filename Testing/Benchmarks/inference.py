@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from twinseg.errors import InputError
+from twinseg.machine import peak_memory, processor
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,7 @@ def measure_machine(device_name: str, quick: bool) -> dict[str, Any]:
         seconds = time_runs(partial(torch.matmul, factor, factor), device, 3 if quick else 6)
         rates[str(dtype).removeprefix("torch.")] = 2e-9 * size**3 / min(seconds)
     return {
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU",
@@ -322,26 +323,6 @@ def centre(image: torch.Tensor, size: Iterable[int]) -> torch.Tensor:
         length = min(wanted, image.shape[axis])
         image = image.narrow(axis, (image.shape[axis] - length) // 2, length)
     return image.contiguous()
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory in GB that this process has held so far; on a GPU, that its tensors have."""
-    import resource
-
-    import torch
-
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device)) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------

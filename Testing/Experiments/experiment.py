@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from twinseg.machine import processor
 from twinseg.training_run import commit_of_checkout
 from twinseg.volumes import write_atomically
 
@@ -87,15 +87,6 @@ def circumstances(device: str) -> dict[str, Any]:
         "commit": commit_of_checkout(Path(__file__)),
         "machine": f"{processor()}, {os.cpu_count()} cores, {device}",
     }
-
-
-def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

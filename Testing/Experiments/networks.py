@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from twinfed.client.simulated_site import phantom_sites
 from twinseg.cases import Case, find_cases, load_case, split_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.inference import choose_device, predict
+from twinseg.machine import peak_memory
 from twinseg.metrics import segmentation_metrics
 from twinseg.network import count_parameters
 from twinseg.preprocessing import PreparedCase, label_values, prepare
@@ -215,12 +215,3 @@ def dropped_scores(trainer: EqualTimeTrainer, cases: Sequence[Case]) -> tuple[di
     }
     measures = {"all sequences": dice[()], **told, **costs, "Dice (validation)": trainer.state.best_score}
     return measures, {"complete test patients": len(complete)}
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory in GB that this process has held so far; on a GPU, that its tensors have."""
-    import resource
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ import pytest
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them the programs that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The headless host, and the modules' inner packages.
+for room in ("Testing", "TwinSegSlicer"):
+    if (folder := str(Path(__file__).parents[2] / room)) not in sys.path:
+        sys.path.insert(0, folder)
 
 
 @pytest.fixture

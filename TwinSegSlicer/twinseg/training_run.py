@@ -171,21 +171,19 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, ModelCard | None]:
         own_config = NetworkConfig.from_dict(parent.card.network)
         config = dataclasses.replace(own_config, in_channels=config.in_channels, out_channels=config.out_channels)
     network = build_network(config)
-    take_weights(network, task, request.init)
+    take_weights(network, task, parent, request.init)
     return network, parent.card
 
 
-def take_weights(network: ViTUNet, task: Task, init: Path) -> str:
-    """Load the weights of a model file into a network of a task, where they fit, and return the model's hash.
+def take_weights(network: ViTUNet, task: Task, parent: Model, path: Path) -> None:
+    """Load the weights of a model, whose file is named, into a network of a task, where they fit.
 
-    Raises InputError for a damaged file, or where less than half of the network's weights are found in it.
+    Raises InputError where less than half of the network's weights are found in it.
     """
-    parent = load_model(init)
     fitting = fitted_weights(parent, network.state_dict(), task)
     if 2 * sum(tensor.numel() for tensor in fitting.values()) < count_parameters(network):
-        raise InputError(f"{init}: its network is too different to start from; use another model")
+        raise InputError(f"{path}: its network is too different to start from; use another model")
     network.load_state_dict({**network.state_dict(), **fitting})
-    return parent.card.hash
 
 
 def fitted_weights(parent: Model, own: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -21,9 +21,9 @@ from twinfed.wire.tensors import Block
 from .aggregation import Contribution, WeightedSum
 
 Values = NDArray[np.float32] | NDArray[np.float64]
+Memory = dict[str, Any]  # what a strategy remembers between rounds, as JSON
 SPOILT = 0.05
 """Dice that a site's training may lose on its own validation cases until its weight falls to 1/e."""
-Memory = dict[str, Any]  # what a strategy remembers between rounds, as JSON
 
 
 class Strategy(ABC):

@@ -11,7 +11,7 @@ import torch
 
 from twinseg.classification import build_classifier, network_description
 from twinseg.errors import InputError
-from twinseg.model_file import save_model
+from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, build_network, preset
 from twinseg.preprocessing import label_values
 from twinseg.tasks import Task, load_task
@@ -65,5 +65,7 @@ def write_initial_model(
         raise InputError(f"the network cannot be built ({error}); name a preset, or channels, embedding …") from error
     provenance: dict[str, Any] = {"program": "twinfed", "seed": seed}
     if init is not None:
-        provenance["parent"] = take_weights(built, task, init)
+        parent = load_model(init)
+        take_weights(built, task, parent, init)
+        provenance["parent"] = parent.card.hash
     return save_model(path, built.state_dict(), task=task, network=config.to_dict(), provenance=provenance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +12,6 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on such small arrays threads only wait
 
 REPOSITORY = Path(__file__).parents[3]
-for folder in (REPOSITORY / "Testing", REPOSITORY / "TwinSegSlicer"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
 if find_spec("slicer_core") is None or find_spec("PySide6") is None:
     collect_ignore_glob = ["test_*.py"]
 else:

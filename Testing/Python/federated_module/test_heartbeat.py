@@ -42,8 +42,6 @@ def test_no_beat_is_missed_while_a_site_trains_at_full_load(slicer_host, module,
 
     print(f"longest pause {1000 * longest:.0f} ms, without the site {1000 * alone:.0f} ms; {load:.1f} cores busy")
     federation.site.stopAndWait()
-    if longest > LONGEST and (alone := longest_pause(Heartbeat, until, lambda: True, 5.0)) > LONGEST:
-        pytest.skip(f"other programs hold up the window for {alone:.3f} s: the machine is too busy for this")
     assert longest < LONGEST
     assert load > min(cores, 1.1)  # the samples are made on one
 

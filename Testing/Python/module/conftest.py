@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +16,6 @@ from twinseg.phantom import Scanner, make_patient
 from twinseg.tasks import load_task
 from twinseg.twin.store import Twin
 from twinseg.twin.timeline import add_scan
-
-TESTING = Path(__file__).parents[2]
-if str(TESTING) not in sys.path:
-    sys.path.insert(0, str(TESTING))
 
 if find_spec("slicer_core") is None or find_spec("PySide6") is None:
     collect_ignore_glob = ["test_*.py"]

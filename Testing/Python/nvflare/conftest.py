@@ -7,7 +7,6 @@ import os
 # Before torch is imported, here and in the processes that tests start: on such small arrays threads only wait.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +20,6 @@ from twinfed.aggregator.config import FederationConfig
 from twinfed.engines.nvflare.exchange import write_text
 from twinfed.engines.nvflare.job_federation import JobFederation
 from twinfed.wire import ArrayTensors, Report, write_model
-
-REPOSITORY = Path(__file__).parents[3]
-for folder in (REPOSITORY / "Testing", REPOSITORY / "TwinSegSlicer"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
 
 if find_spec("slicer_core") is None or find_spec("PySide6") is None:
     collect_ignore_glob = ["test_panel.py"]
@@ -43,6 +37,14 @@ def model(tmp_path: Path) -> Path:
     tensors = {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
     write_model(tmp_path / "initial.safetensors", ArrayTensors(tensors), {"task": "t", "network": "n"})
     return tmp_path / "initial.safetensors"
+
+
+@pytest.fixture
+def toml(tmp_path: Path, model: Path, request: pytest.FixtureRequest) -> Path:
+    """The federation's file that the test's module holds as TOML, beside its model."""
+    path = tmp_path / "federation.toml"
+    path.write_text(request.module.TOML, encoding="utf-8")
+    return path
 
 
 SHAPES = {"bias": (2,), "weight": (7, 5)}

@@ -19,13 +19,6 @@ from twinfed.errors import InputError
 TOML = 'name = "trial"\ntask = "t"\nnetwork = "n"\nmodel = "initial.safetensors"\n'
 
 
-@pytest.fixture
-def toml(tmp_path: Path, model: Path) -> Path:
-    path = tmp_path / "federation.toml"
-    path.write_text(TOML, encoding="utf-8")
-    return path
-
-
 def test_a_job_is_written(toml: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["nvflare", "job", str(toml), "--output", str(tmp_path / "jobs")])
 

@@ -24,13 +24,6 @@ clip = 2.0
 """
 
 
-@pytest.fixture
-def toml(tmp_path: Path, model: Path) -> Path:
-    path = tmp_path / "federation.toml"
-    path.write_text(TOML, encoding="utf-8")
-    return path
-
-
 def test_the_server_reads_from_a_job_what_the_aggregator_reads_from_the_file(toml: Path, tmp_path: Path) -> None:
     folder = write_job(load_job(toml), tmp_path / "jobs")
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-TESTING = Path(__file__).parents[2]
-if str(TESTING) not in sys.path:
-    sys.path.insert(0, str(TESTING))
 
 collect_ignore = ["data"]  # the sample extension's own tests run in the host
 if find_spec("slicer_core") is None or find_spec("PySide6") is None:

@@ -48,32 +48,15 @@ def twin(tmp_path: Path, head: Any) -> Path:
 def test_a_label_map_goes_back_to_its_series(series: Path, head: Any, tmp_path: Path, run: Run) -> None:
     write_volume(tmp_path / "seg.nii.gz", head.labels)
 
-    said = run(
-        "dicom-seg",
-        tmp_path / "seg.nii.gz",
-        "--series",
-        series,
-        "--output",
-        tmp_path / "s.dcm",
-        "--json",
-        tmp_path / "j",
-    )
+    words = ("dicom-seg", tmp_path / "seg.nii.gz", "--series", series, "--output", tmp_path / "s.dcm")
+    said = run(*words, "--json", tmp_path / "j")
 
     assert "NCR" in said
     assert "patient's identity" in said
     assert dcmread(tmp_path / "s.dcm").SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
     assert [segment["label"] for segment in json.loads((tmp_path / "j").read_text())["segments"]] == ["NCR", "ED", "ET"]
     with pytest.raises(InputError, match="--origin nobody is unknown"):
-        run(
-            "dicom-seg",
-            tmp_path / "seg.nii.gz",
-            "--series",
-            series,
-            "--output",
-            tmp_path / "s.dcm",
-            "--origin",
-            "nobody",
-        )
+        run(*words, "--origin", "nobody")
 
 
 def test_the_segmentation_that_counts_is_written(series: Path, head: Any, twin: Path, tmp_path: Path, run: Run) -> None:
