@@ -143,10 +143,10 @@ def _compress(
         delta,
         _Arrays(model, base),
         header,
-        config.download,
+        config.download.in_round(header.round),
         residual=residual,
         seed=header.round,
-        model_metadata=model.metadata,
+        model_metadata={key: text for key, text in model.metadata.items() if base.metadata.get(key) != text},
     )
     write_model(published, SumTensors(base, UpdateFile(delta)), model.metadata)
     files["model"] = published

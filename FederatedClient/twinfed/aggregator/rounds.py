@@ -108,7 +108,7 @@ class Federation:
             "epochs": self.config.epochs,
             "weights": json.loads(last["weights"] or "{}") if last else {},
             "client_terms": self.strategy.client_terms(),
-            "upload": self.config.upload.to_dict(),
+            "upload": self.config.upload.in_round(row["number"]).to_dict(),
             "update": dict(sent) if sent else None,
             "log_head": self.store.head(),
         }

@@ -8,7 +8,7 @@ are decoded one by one, so that memory is bounded by a block, and a frame that c
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Compression:
         threshold: entries of smaller magnitude are not sent; 0 sends all.
         bits: 32 sends float32, 16 and 8 send integers with one scale a tensor, rounded at random without bias.
         entropy: whether zstandard packs the result.
+        warm_up: first rounds in which more is sent, see `in_round`: a model that begins with random weights moves as a
+            whole at first.
 
     Raises:
         InputError: a value out of range.
@@ -42,18 +44,27 @@ class Compression:
     threshold: float = 0.0
     bits: int = 32
     entropy: bool = False
+    warm_up: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1 or not 0 <= self.threshold < math.inf or self.bits not in VALUES:
+        possible = 0 < self.keep <= 1 and 0 <= self.threshold < math.inf and self.bits in VALUES
+        if not possible or type(self.warm_up) is not int or self.warm_up < 0:
             raise InputError(
-                f"Compression {self} is not possible: keep is above 0 and at most 1, threshold not negative, bits one "
-                f"of 8, 16, 32. Correct it."
+                f"Compression {self} is not possible: keep is above 0 and at most 1, threshold and warm_up not "
+                f"negative, bits one of 8, 16, 32. Correct it."
             )
 
     @property
     def plain(self) -> bool:
         """Whether tensors stay as they are: float32, all entries."""
         return self == Compression()
+
+    def in_round(self, number: int) -> Compression:
+        """What is done in a round, counted from 1: `keep` falls to its value by equal factors, and stays there.
+
+        Warm-up training of Deep Gradient Compression (Lin et al. 2018, section 3.3).
+        """
+        return replace(self, keep=self.keep ** min(1.0, number / (self.warm_up + 1)), warm_up=0)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,7 +149,7 @@ def encode(tensor: NDArray[np.float32], how: Compression, random: np.random.Gene
         gaps = b""
         if gap:
             values, gaps = _close_up(values, gap)
-        parts = [_pack(gaps, how.entropy), _pack(values.tobytes(), how.entropy)]
+        parts = [pack(gaps, how.entropy), pack(values.tobytes(), how.entropy)]
         rows.append((values.size, len(parts[0]), len(parts[1])))
         payload += parts
     return b"".join(payload), CodedTensor(tensor.shape, how.bits, scale, gap, how.entropy, tuple(rows))
@@ -153,13 +164,13 @@ def decode(payload: NDArray[np.uint8], coded: CodedTensor, index: int, start: in
     count, gap_bytes, value_bytes = coded.blocks[index]
     middle = start + gap_bytes
     dtype = VALUES[coded.bits]
-    packed = _unpack(payload[middle : middle + value_bytes], count * dtype.itemsize, coded.entropy)
+    packed = unpack(payload[middle : middle + value_bytes], count * dtype.itemsize, coded.entropy)
     values = np.frombuffer(packed, dtype=dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are found by the checks
         real = values.astype(np.float32) if coded.bits == 32 else values * np.float32(coded.scale)
     if coded.gap == 0:
         return real.astype(np.float32, copy=False)
-    packed = _unpack(payload[start:middle], count * coded.gap, coded.entropy)
+    packed = unpack(payload[start:middle], count * coded.gap, coded.entropy)
     positions = np.cumsum(np.frombuffer(packed, dtype=GAPS[coded.gap]).astype(np.int64) + 1) - 1
     block = np.zeros(coded.length(index), dtype=np.float32)
     if positions.size and positions[-1] >= block.size:
@@ -210,14 +221,19 @@ def _close_up(values: NDArray[Any], width: int) -> tuple[NDArray[Any], bytes]:
     return out_values, out_gaps.tobytes()
 
 
-def _pack(content: bytes, entropy: bool) -> bytes:
+def pack(content: bytes, entropy: bool = True) -> bytes:
+    """A frame of zstandard, if so wished."""
     if not entropy or not content:
         return content
     return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(content)
 
 
-def _unpack(piece: NDArray[np.uint8], expected: int, entropy: bool) -> bytes:
-    """The ``expected`` bytes of a piece; whatever its frame claims, no more than that is ever allocated."""
+def unpack(piece: NDArray[np.uint8], expected: int, entropy: bool = True) -> bytes:
+    """The ``expected`` bytes of a piece; whatever its frame claims, no more than that is ever allocated.
+
+    Raises:
+        Refusal: it holds other than that.
+    """
     content = piece.tobytes()
     if entropy and expected:
         try:

@@ -1,8 +1,10 @@
 """Update files: what a site sends after training, and what the aggregator sends instead of a whole model.
 
 A safetensors file whose metadata hold one JSON text (``twinfed``): what it is, for which federation, round, site and
-base model, the site's report, and for compressed tensors how to read them. One hash over the file thus covers
-everything that is said. Nothing is ever unpickled.
+base model, and the site's report. One hash over the file thus covers all that is said. Nothing is ever unpickled.
+The tensors are those of the model; where they are compressed there is one, ``payload``: a packed table of how to read
+them, then their bytes in the order of their names. (A safetensors header and a table that is not packed would take more
+than the values of a small network.)
 """
 
 from __future__ import annotations
@@ -18,23 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Refusal, shown
-from .compression import CodedTensor, Compression, decode, encode
+from .compression import CodedTensor, Compression, decode, encode, pack, unpack
 from .messages import Report
 from .tensors import (
+    LARGEST_HEADER,
+    LONGEST_NAME,
+    MOST_TENSORS,
     Block,
     SumTensors,
     TensorFile,
     TensorSpec,
     TensorWriter,
+    are_counts,
     hash_file,
     model_specs,
     parse_json,
     write_model,
 )
 
-FORMAT = 1
+FORMAT = 2
 KEY = "twinfed"
 MODEL_KEY = "twinfed_model"
+PAYLOAD = "payload"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,35 +95,39 @@ def write_update(
         how: the stages of compression; without it the tensors are stored as they are.
         residual: name -> what was held back; changed in place. Leave it out to let what is left out go.
         seed: of the stochastic rounding; random if left out.
-        model_metadata: of the model that comes out when the change is applied, for :func:`apply_update`.
+        model_metadata: what the metadata of the model that comes out have other than its base's, for
+            :func:`apply_update`.
 
     Raises:
         InputError: the change holds NaN or infinity.
         OSError: no space left; nothing half-written stays behind.
     """
-    how = how or Compression()
-    random = np.random.default_rng(seed)
-    description: dict[str, Any] = {"format": FORMAT, **header.to_dict(), "tensors": {}}
-    specs, held = model_specs({name: array.shape for name, array in delta.items()}), {}
-    with tempfile.TemporaryFile(dir=Path(path).parent) as payload:
+    how, random = how or Compression(), np.random.default_rng(seed)
+    description: dict[str, Any] = {"format": FORMAT, **header.to_dict()}
+    specs, table, held = model_specs({name: array.shape for name, array in delta.items()}), {}, {}
+    with tempfile.TemporaryFile(dir=Path(path).parent) as content:
         for name in specs:
             change = delta[name].astype(np.float32, copy=False)
             if residual is not None and name in residual:
                 change = change + residual[name]
             if how.plain:
-                payload.write(np.ascontiguousarray(change, dtype="<f4").data)
+                content.write(np.ascontiguousarray(change, dtype="<f4").data)
                 continue
-            content, coded = encode(change, how, random)
-            payload.write(content)
-            specs[name] = TensorSpec("U8", (len(content),))
-            description["tensors"][name] = coded.to_dict()
+            coded_bytes, coded = encode(change, how, random)
+            content.write(coded_bytes)
+            table[name] = coded.to_dict()
             if residual is not None:
-                held[name] = change - _decoded(content, coded)
-        metadata = {KEY: json.dumps(description, separators=(",", ":"), allow_nan=False)}
-        if model_metadata is not None:
-            metadata[MODEL_KEY] = json.dumps(dict(model_metadata), sort_keys=True)
+                held[name] = change - _decoded(coded_bytes, coded)
+        packed = b""
+        if not how.plain:
+            text = _json(table).encode()
+            packed = pack(text)
+            description["table"] = [len(packed), len(text)]
+            specs = {PAYLOAD: TensorSpec("U8", (len(packed) + content.tell(),))}
+        metadata = {KEY: _json(description), **({MODEL_KEY: _json(dict(model_metadata))} if model_metadata else {})}
         with TensorWriter(path, specs, metadata) as out:
-            _copy(payload, out)
+            out.append(packed)
+            _copy(content, out)
     if residual is not None:
         residual.clear()
         residual.update(held)
@@ -139,18 +150,13 @@ class UpdateFile:
                 "Update the program that is older.",
             )
         self.header = _read_header(description)
-        entries = description.get("tensors", {})
-        if not isinstance(entries, dict) or not entries.keys() <= self._file.specs.keys():
-            raise _malformed("tensors")
-        self._coded = {name: CodedTensor.from_dict(entry) for name, entry in entries.items()}
-        for name, coded in self._coded.items():
-            if self._file.specs[name] != TensorSpec("U8", (coded.nbytes,)):
-                raise _malformed(f"tensors.{shown(name)}")
-        self._starts = {name: _starts(coded) for name, coded in self._coded.items()}
+        self._coded, self._starts = {}, {}
+        if "table" in description:
+            self._coded, self._starts = _read_table(self._file, description["table"])
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {**self._file.shapes, **{name: coded.shape for name, coded in self._coded.items()}}
+        return {name: coded.shape for name, coded in self._coded.items()} if self._coded else self._file.shapes
 
     @property
     def model_metadata(self) -> dict[str, str]:
@@ -158,13 +164,13 @@ class UpdateFile:
 
     @property
     def dtypes(self) -> Mapping[str, str]:
-        """Stored type of the tensors that are not compressed."""
-        return {name: spec.dtype for name, spec in self._file.specs.items() if name not in self._coded}
+        """Stored type of the tensors, where they are not compressed."""
+        return {} if self._coded else {name: spec.dtype for name, spec in self._file.specs.items()}
 
     def block(self, name: str, index: int) -> Block:
-        if name not in self._coded:
+        if not self._coded:
             return self._file.block(name, index)
-        return decode(self._file.raw(name), self._coded[name], index, self._starts[name][index])
+        return decode(self._file.raw(PAYLOAD), self._coded[name], index, self._starts[name][index])
 
 
 def apply_update(base: str | Path, update: str | Path, result: str | Path) -> str:
@@ -176,7 +182,7 @@ def apply_update(base: str | Path, update: str | Path, result: str | Path) -> st
     model, change = TensorFile(base), UpdateFile(update)
     if change.header.base != hash_file(base) or change.shapes != model.shapes:
         raise Refusal("stale-base", "The update starts from another model.", "Fetch the whole model instead.")
-    write_model(result, SumTensors(model, change), change.model_metadata)
+    write_model(result, SumTensors(model, change), {**model.metadata, **change.model_metadata})
     return hash_file(result)
 
 
@@ -193,8 +199,28 @@ def _read_header(description: dict[str, Any]) -> Header:
     )
 
 
-def _starts(coded: CodedTensor) -> tuple[int, ...]:
-    sizes = [0, *(gaps + values for _, gaps, values in coded.blocks)]
+def _read_table(file: TensorFile, sizes: Any) -> tuple[dict[str, CodedTensor], dict[str, tuple[int, ...]]]:
+    """How a stranger's compressed tensors are to be read, and where in the payload the blocks of each begin."""
+    if not are_counts(sizes) or len(sizes) != 2 or not 0 < sizes[1] <= LARGEST_HEADER:
+        raise _malformed("table")
+    spec = file.specs.get(PAYLOAD, TensorSpec("U8", (0,)))
+    if len(file.specs) != 1 or spec.dtype != "U8" or not 0 < sizes[0] <= spec.nbytes:
+        raise _malformed("payload")
+    entries = parse_json(unpack(file.raw(PAYLOAD)[: sizes[0]], sizes[1]))
+    if not 0 < len(entries) <= MOST_TENSORS or max(map(len, entries)) > LONGEST_NAME:
+        raise _malformed("table of tensors")
+    coded = {name: CodedTensor.from_dict(entries[name]) for name in sorted(entries)}
+    starts, end = {}, sizes[0]
+    for name, one in coded.items():
+        starts[name] = _starts(one, end)
+        end += one.nbytes
+    if end != spec.nbytes:
+        raise _malformed("payload's length")
+    return coded, starts
+
+
+def _starts(coded: CodedTensor, first: int = 0) -> tuple[int, ...]:
+    sizes = [first, *(gaps + values for _, gaps, values in coded.blocks)]
     return tuple(int(start) for start in np.cumsum(sizes))
 
 
@@ -205,10 +231,14 @@ def _decoded(content: bytes, coded: CodedTensor) -> NDArray[np.float32]:
     return np.concatenate([*parts, np.zeros(0, dtype=np.float32)]).reshape(coded.shape)
 
 
-def _copy(payload: IO[bytes], out: TensorWriter) -> None:
-    payload.seek(0)
-    while piece := payload.read(2**20):
+def _copy(content: IO[bytes], out: TensorWriter) -> None:
+    content.seek(0)
+    while piece := content.read(2**20):
         out.append(piece)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _malformed(field_name: str) -> Refusal:

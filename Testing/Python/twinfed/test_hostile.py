@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from twinfed.aggregator.verify import faults
 from twinfed.wire import Compression
-from twinfed.wire.update import FORMAT, KEY
+from twinfed.wire.update import FORMAT, KEY, PAYLOAD
 
 Make = Callable[..., Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -164,7 +164,7 @@ class Attacker:
         """A whole update that says something impossible of itself."""
         said = self.said()
         field = draw(
-            st.sampled_from(["format", "federation", "round", "base", "report", "tensors", "site", "samples", "labels"])
+            st.sampled_from(["format", "federation", "round", "base", "report", "table", "site", "samples", "labels"])
         )
         value = draw(any_json)
         if field == "samples":
@@ -172,7 +172,7 @@ class Attacker:
         elif field == "labels":
             said["report"]["labels"] = value if value != {} else {"ET": 1001}
         else:
-            said[field] = value if value not in (said[field], {}) else "impossible"
+            said[field] = value if value not in (said.get(field), {}) else "impossible"
         self.send(draw, self.built(said, self.data(), draw))
 
     def file(self, draw: Draw) -> None:
@@ -212,16 +212,19 @@ class Attacker:
         self.send(draw, self.built(self.said(), data, draw, changed, shapes))
 
     def bomb(self, draw: Draw) -> None:
-        """Frames that unpack to far more than they should, and entries that say so or do not."""
+        """Frames that unpack to far more than they should, and tables that say so or do not."""
         size = draw(st.sampled_from([10**6, 10**8, 2 * 10**9]))
-        content = bomb(size)
-        name, entries, data = "decoder.weight", {}, {}
+        content, wrong = bomb(size), "decoder.weight"
         rows = draw(st.sampled_from([[65_536, 0, len(content), 4465, 0, 0], [size, 0, len(content)], [2**53, 0, 1]]))
-        for key, shape in self.shapes.items():
-            coded = {"shape": shape, "bits": 8, "scale": 1.0, "gap": 0, "entropy": True, "blocks": [0, 0, 0]}
-            entries[key] = coded | ({"blocks": rows} if key == name else {})
-            data[key] = content if key == name else b""
-        self.send(draw, self.built({**self.said(), "tensors": entries}, data, draw))
+        empty = {"bits": 8, "scale": 1.0, "gap": 0, "entropy": True, "blocks": [0, 0, 0]}
+        table: dict[str, Any] = {name: {**empty, "shape": shape} for name, shape in self.shapes.items()}
+        table[wrong] = draw(st.one_of(st.just({**table[wrong], "blocks": rows}), any_json))
+        text = json.dumps(table).encode()
+        packed = draw(st.sampled_from([zstandard.compress(text), text, content]))
+        claimed = draw(st.one_of(st.just(len(text)), st.sampled_from([size, 2**22, 2**53, 0, -1, None])))
+        shape = {"dtype": "U8", "shape": [len(packed) + len(content)]}
+        said = {**self.said(), "table": [len(packed), claimed]}
+        self.send(draw, self.built(said, {PAYLOAD: packed + content}, draw, {PAYLOAD: shape}))
 
     def pieces(self, draw: Draw) -> None:
         """A right file, sent wrongly."""
@@ -238,7 +241,7 @@ class Attacker:
         """The header of a right update of s1."""
         report = {"samples": 10}
         facts = {"federation": "trial", "round": 1, "site": "s1", "base": self.base, "report": report}
-        return {"format": FORMAT, **facts, "tensors": {}}
+        return {"format": FORMAT, **facts}
 
     def data(self) -> dict[str, bytes]:
         """The tensors of a right update."""
@@ -257,8 +260,6 @@ class Attacker:
         for name, content in data.items():
             shape = (shapes or self.shapes).get(name, [0])
             kind = {"dtype": "F32", "shape": shape}
-            if said["tensors"] and isinstance(said["tensors"], dict):
-                kind = {"dtype": "U8", "shape": [len(content)]}
             entry = {**kind, "data_offsets": [start, start + len(content)], **(changed or {}).get(name, {})}
             entries.append((name, entry))
             start += len(content)

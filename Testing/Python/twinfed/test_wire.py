@@ -147,17 +147,34 @@ def test_compression_saves_95_percent(tmp_path: Path, tensors: Callable[..., dic
     assert (tmp_path / "small").stat().st_size < 0.05 * (tmp_path / "plain").stat().st_size
 
 
+def test_a_small_networks_table_takes_less_than_its_values(tmp_path: Path) -> None:
+    many = {f"encoder.blocks.{n}.weight": np.random.default_rng(n).normal(size=3000).astype("f4") for n in range(72)}
+
+    write_update(tmp_path / "small", many, HEADER, Compression(keep=0.05, bits=8, entropy=True), seed=1)
+
+    assert (tmp_path / "small").stat().st_size < 0.05 * 4 * 72 * 3000
+    assert list(UpdateFile(tmp_path / "small").shapes) == sorted(many)
+
+
+def test_more_is_sent_in_the_first_rounds() -> None:
+    how = Compression(keep=0.001, bits=8, warm_up=2)
+
+    assert [how.in_round(number).keep for number in (1, 2, 3, 4)] == pytest.approx([0.1, 0.01, 0.001, 0.001])
+    assert how.in_round(3) == Compression(keep=0.001, bits=8)
+    assert Compression(warm_up=3).in_round(1).plain
+
+
 def test_a_site_makes_the_published_model_from_a_change(
     tmp_path: Path, tensors: Callable[..., dict[str, NDArray[np.float32]]]
 ) -> None:
-    write_model(tmp_path / "base", ArrayTensors(tensors(1)), {})
+    write_model(tmp_path / "base", ArrayTensors(tensors(1)), {"labels": "ET"})
     header = Header(federation="trial", round=1, site="aggregator", base=hash_file(tmp_path / "base"))
     write_update(tmp_path / "delta", tensors(2), header, Compression(bits=16), seed=1, model_metadata={"task": "a"})
 
     digest = apply_update(tmp_path / "base", tmp_path / "delta", tmp_path / "model")
 
     assert digest == hash_file(tmp_path / "model")
-    assert TensorFile(tmp_path / "model").metadata == {"task": "a"}
+    assert TensorFile(tmp_path / "model").metadata == {"labels": "ET", "task": "a"}
     write_model(tmp_path / "other", ArrayTensors(tensors(3)), {})
     with pytest.raises(Refusal, match="another model"):
         apply_update(tmp_path / "other", tmp_path / "delta", tmp_path / "no")
@@ -266,7 +283,7 @@ def test_nan_is_not_sent() -> None:
         encode(np.array([np.nan], dtype=np.float32), Compression(bits=8), np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.1}, {"bits": 4}, {"threshold": -1}])
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.1}, {"bits": 4}, {"threshold": -1}, {"warm_up": -1}])
 def test_impossible_compression_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Compression(**wrong)
