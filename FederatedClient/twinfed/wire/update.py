@@ -150,9 +150,8 @@ class UpdateFile:
                 "Update the program that is older.",
             )
         self.header = _read_header(description)
-        self._coded, self._starts = {}, {}
-        if "table" in description:
-            self._coded, self._starts = _read_table(self._file, description["table"])
+        told = description.get("table")
+        self._coded, self._starts = ({}, {}) if told is None else _read_table(self._file, told)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -210,7 +209,8 @@ def _read_table(file: TensorFile, sizes: Any) -> tuple[dict[str, CodedTensor], d
     if not 0 < len(entries) <= MOST_TENSORS or max(map(len, entries)) > LONGEST_NAME:
         raise _malformed("table of tensors")
     coded = {name: CodedTensor.from_dict(entries[name]) for name in sorted(entries)}
-    starts, end = {}, sizes[0]
+    starts: dict[str, tuple[int, ...]] = {}
+    end = sizes[0]
     for name, one in coded.items():
         starts[name] = _starts(one, end)
         end += one.nbytes
