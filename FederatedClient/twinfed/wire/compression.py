@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from ..errors import InputError, Refusal
 from .tensors import BLOCK, Block, are_counts
 
+SMALL = 1024
+"""Entries up to which top-k leaves a tensor whole: biases and normalisations, which a network feels most, and which are
+less than 1 % of one of usual size."""
 LEVEL = 3  # of zstandard: higher ones gain under 1 % on quantised updates and cost many times the time
 LARGEST_WINDOW = 2**23  # bytes of history that a frame may ask for
 VALUES: dict[int, np.dtype[Any]] = {8: np.dtype("i1"), 16: np.dtype("<i2"), 32: np.dtype("<f4")}
@@ -29,7 +32,8 @@ class Compression:
     """What is done to each tensor of an update.
 
     Args:
-        keep: the share of entries that is sent, those of largest magnitude (top-k); 1 sends all.
+        keep: the share of entries that is sent of each tensor that is not `SMALL`, those of largest magnitude (top-k);
+            1 sends all.
         threshold: entries of smaller magnitude are not sent; 0 sends all.
         bits: 32 sends float32, 16 and 8 send integers with one scale a tensor, rounded at random without bias.
         entropy: whether zstandard packs the result.
@@ -180,12 +184,13 @@ def decode(payload: NDArray[np.uint8], coded: CodedTensor, index: int, start: in
 
 
 def _kept(flat: NDArray[np.float32], how: Compression) -> NDArray[np.bool_] | None:
-    """Which entries are sent; None where all are. At least one entry of a tensor is, the largest."""
-    if flat.size == 0 or (how.keep == 1 and how.threshold == 0):
+    """Which entries are sent; None where all are."""
+    keep = 1.0 if flat.size <= SMALL else how.keep
+    if keep == 1 and how.threshold == 0:
         return None
     magnitude = np.abs(flat)
     kept = magnitude >= how.threshold
-    count = max(1, round(how.keep * flat.size))
+    count = max(1, round(keep * flat.size))
     if count < flat.size:
         top = np.zeros(flat.size, dtype=bool)
         top[np.argpartition(magnitude, flat.size - count)[flat.size - count :]] = True

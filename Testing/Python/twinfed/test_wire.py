@@ -33,7 +33,7 @@ from twinfed.wire import (
     write_model,
     write_update,
 )
-from twinfed.wire.compression import CodedTensor, decode, encode
+from twinfed.wire.compression import SMALL, CodedTensor, decode, encode
 from twinfed.wire.messages import thousandths
 
 HEADER = Header(federation="trial", round=1, site="s1", base="0" * 64, report=Report(samples=4))
@@ -87,7 +87,7 @@ def test_without_sparsification_at_32_bits_nothing_is_lost(tensor: NDArray[np.fl
     assert np.array_equal(decoded(content, coded), tensor)
 
 
-@given(st.integers(1, 2_000), st.floats(0.001, 1.0), st.integers(0, 2**32))
+@given(st.integers(SMALL + 1, 3_000), st.floats(0.001, 1.0), st.integers(0, 2**32))
 def test_top_k_sends_the_largest(size: int, keep: float, seed: int) -> None:
     tensor = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
     content, coded = encode(tensor, Compression(keep=keep), np.random.default_rng(0))
@@ -96,6 +96,14 @@ def test_top_k_sends_the_largest(size: int, keep: float, seed: int) -> None:
 
     wanted = np.sort(np.abs(tensor))[::-1][: max(1, round(keep * size))]
     assert np.array_equal(np.sort(np.abs(result[result != 0]))[::-1], wanted)
+
+
+def test_top_k_leaves_small_tensors_whole() -> None:
+    tensor = np.random.default_rng(0).standard_normal(SMALL).astype(np.float32)
+
+    content, coded = encode(tensor, Compression(keep=0.01), np.random.default_rng(0))
+
+    assert np.array_equal(decoded(content, coded), tensor)
 
 
 @pytest.mark.parametrize("density", [0.9, 0.3, 0.02, 0.0001])
