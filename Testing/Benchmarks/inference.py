@@ -76,12 +76,7 @@ class Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, or 2 where what was asked for cannot be."""
-    parser = argparse.ArgumentParser(description="Segment a BraTS case with TwinSegSlicer and with MONAI's networks.")
-    parser.add_argument("--quick", action="store_true", help="rough numbers within 40 seconds on two cores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file")
-    parser.add_argument("--case", type=Path, metavar="FOLDER", help="the case to segment (default: a BraTS-GLI case)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    options = parser.parse_args(arguments)
+    options = options_of("Segment a BraTS case with TwinSegSlicer and with MONAI's networks.").parse_args(arguments)
     try:
         run(options.quick, options.json, options.case, options.device)
     except InputError as error:
@@ -90,18 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def options_of(description: str) -> argparse.ArgumentParser:
+    """The options of the benchmarks of inference."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="rough numbers within 40 seconds on two cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file")
+    parser.add_argument("--case", type=Path, metavar="FOLDER", help="the case to segment (default: a BraTS-GLI case)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser
+
+
 def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -> None:
     """Measure every method, print the table and the verdicts, write them. Raises InputError for bad options."""
     from rich.progress import track
 
     from twinseg.volumes import write_atomically
 
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; name one that holds the images of a case")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise InputError(f"{json_file}: its folder does not exist; make it first")
-    if folder is None and REAL_CASE.is_dir():
-        folder = REAL_CASE
+    folder = checked_folder(folder, json_file)
     with tempfile.TemporaryDirectory() as scratch:
         image_file = Path(scratch) / "prepared.npy"
         case, rows = in_own_process(measure_ours, folder, device, quick, image_file)
@@ -256,6 +256,16 @@ def build_peer(name: str, sequences: int, tuned: bool, side: int) -> nn.Module:
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def checked_folder(folder: Path | None, json_file: Path | None) -> Path | None:
+    """The folder of the case: the one asked for, else that of the real case where it is at hand. Raises InputError
+    for a folder that is not there, and for a file that cannot be written as its folder is not there."""
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; name one that holds the images of a case")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"{json_file}: its folder does not exist; make it first")
+    return REAL_CASE if folder is None and REAL_CASE.is_dir() else folder
 
 
 def load(folder: Path | None, task: Task) -> tuple[str, LoadedCase]:

@@ -3,7 +3,7 @@
     python Testing/Experiments/experiment.py Testing/Experiments/papers/fedsegnet.toml [--arm NAME ...] [--seed N ...]
 
 The file says what all arms have in common, [common], and what each changes, [arms.NAME]; its `kind` names the module
-beside this one that runs an arm: federations, networks or pictures. What a run measured goes to a file of its own,
+beside this one that runs an arm: federations, networks, pictures or synthesis. What a run measured goes to a file,
 Docs/results/NAME/ARM-SEED.json: what is there already, made with the same settings, is not run again, so an experiment
 may be stopped and gone on with, and processes may share its arms. `make results` makes tables and curves of them.
 """
@@ -32,7 +32,7 @@ else:
     import tomli as tomllib
 
 RESULTS = Path(__file__).resolve().parents[2] / "Docs/results"
-KINDS = ("federations", "networks", "pictures")
+KINDS = ("federations", "networks", "pictures", "synthesis")
 
 
 def main() -> None:

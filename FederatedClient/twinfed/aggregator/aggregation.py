@@ -85,6 +85,8 @@ def aggregate(
     taken = sorted((one for one in contributions if weights.get(one.site, 0) > 0), key=lambda one: one.site)
     factors = clip_factors(taken, strategy.clip)
     shares = [weights[one.site] for one in taken]
+    stretch = strategy.stretch(taken, shares, factors)
+    shares = [share * stretch for share in shares]
     for name, index in blocks(base.shapes):
         old = base.block(name, index)
         change = strategy.combine((one.delta.block(name, index) for one in taken), shares, factors, old.size)

@@ -12,7 +12,7 @@ from twinfed.wire import Compression, InputError
 
 from .clustered import Clustered
 from .robust import Median, MultiKrum, TrimmedMean
-from .strategies import Adaptive, FedAdam, FedAvg, FedAvgM, FedProx, Strategy, Transfer
+from .strategies import Adaptive, FedAdam, FedAvg, FedAvgM, FedExP, FedProx, Strategy, Transfer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,7 @@ else:
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
     for strategy in (
-        FedAvg, FedProx, FedAvgM, FedAdam, Adaptive, Clustered, Transfer, TrimmedMean, Median, MultiKrum,
+        FedAvg, FedProx, FedExP, FedAvgM, FedAdam, Adaptive, Clustered, Transfer, TrimmedMean, Median, MultiKrum,
     )
 }  # fmt: skip
 MAY_CHANGE = ("rounds", "quorum", "deadline_minutes", "keep_rounds", "limits")  # in a federation that runs

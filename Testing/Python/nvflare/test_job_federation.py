@@ -66,7 +66,9 @@ def report_of(site: str) -> Report:
     return Report(samples=10 * (SITES.index(site) + 1), labels={"ED": 4, "ET": 2}, dice_after=0.7, hd95_after=5.0)
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "adaptive", "fedavgm", "fedadam", "median", "transfer"])
+@pytest.mark.parametrize(
+    "strategy", ["fedavg", "fedprox", "fedexp", "adaptive", "fedavgm", "fedadam", "median", "transfer"]
+)
 def test_the_final_model_has_the_light_aggregators_bits(
     begun: Begun, config: Callable[..., FederationConfig], change: Change, said: Said, tmp_path: Path, strategy: str
 ) -> None:

@@ -137,6 +137,7 @@ def stop(*_: object) -> None:
     [
         {"name": "fedavgm"},
         {"name": "fedadam"},
+        {"name": "fedexp"},
         {"name": "adaptive", "max_weight": 0.6},
         {"name": "trimmed-mean"},
         {"name": "median"},

@@ -14,7 +14,7 @@ from twinfed.aggregator.aggregation import Contribution, aggregate
 from twinfed.aggregator.clustered import Clustered
 from twinfed.aggregator.config import STRATEGIES
 from twinfed.aggregator.robust import Median, MultiKrum, TrimmedMean
-from twinfed.aggregator.strategies import Adaptive, FedAdam, FedAvg, FedAvgM, FedProx, Strategy, Transfer
+from twinfed.aggregator.strategies import Adaptive, FedAdam, FedAvg, FedAvgM, FedExP, FedProx, Strategy, Transfer
 from twinfed.wire import ArrayTensors, InputError, Report
 
 Change = NDArray[np.float32]
@@ -85,6 +85,23 @@ def test_momentum_adds_up_over_rounds() -> None:
 
     assert first.tolist() == [0.25] * 3
     assert second.tolist() == [0.25 + 0.5 * 0.25 + 0.25] * 3
+
+
+def test_fedexp_goes_farther_where_the_sites_differ() -> None:
+    across = [
+        np.array([3, 0, 0, 0], np.float32),
+        np.array([0, 3, 0, 0], np.float32),
+        np.array([0, 0, 3, 0], np.float32),
+    ]
+    zero = np.zeros(4, np.float32)
+
+    stretched, _ = run(FedExP(), zero, [site(f"s{k}", change) for k, change in enumerate(across)])
+    alike, _ = run(FedExP(), zero, [site(f"s{k}", across[0]) for k in range(3)])
+    against, _ = run(FedExP(largest=2.0), zero, [site("a", across[0], samples=11), site("b", -across[0])])
+
+    assert stretched.tolist() == [1.5, 1.5, 1.5, 0]  # 9 / (2 * 3) times the mean
+    assert alike.tolist() == [3, 0, 0, 0]
+    assert against.tolist() == pytest.approx([2 * 3 / 21, 0, 0, 0])  # twice the mean at most
 
 
 def test_fedadam_is_the_papers_algorithm() -> None:
@@ -234,7 +251,7 @@ def test_multi_krum_leaves_the_hostile_site_out(attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("strategy", [FedAvg(), Adaptive()], ids=lambda strategy: strategy.name)
+@pytest.mark.parametrize("strategy", [FedAvg(), Adaptive(), FedExP(largest=1)], ids=lambda strategy: strategy.name)
 def test_a_hostile_site_moves_a_mean_by_no_more_than_its_clipped_share(strategy: Strategy, attack: str) -> None:
     updates = with_hostile(attack)
     weights = strategy.weights(updates, {})
@@ -260,7 +277,14 @@ def test_a_hostile_site_moves_no_entry_of_fedadam_beyond_its_bound(attack: str) 
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: FedAvg(clip=-1), lambda: FedAdam(tau=0), lambda: TrimmedMean(trim=0.5), lambda: FedProx(mu=1e9)]
+    "wrong",
+    [
+        lambda: FedAvg(clip=-1),
+        lambda: FedAdam(tau=0),
+        lambda: TrimmedMean(trim=0.5),
+        lambda: FedProx(mu=1e9),
+        lambda: FedExP(largest=0.5),
+    ],
 )
 def test_impossible_options_are_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="must lie between"):

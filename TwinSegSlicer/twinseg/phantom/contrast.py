@@ -46,11 +46,14 @@ class ContrastTables:
         )
 
 
-def draw_contrast(rng: np.random.Generator, clusters: int, random_share: float) -> ContrastTables:
-    """Tables at random: with a probability of `random_share` of free contrast, else physical; a fourth lie between."""
+def draw_contrast(
+    rng: np.random.Generator, clusters: int, random_share: float, blended_share: float = 0.25
+) -> ContrastTables:
+    """Tables at random: with a probability of `random_share` of free contrast, else physical; but with one of
+    `blended_share` somewhere between the two."""
     chosen = rng.random() < random_share
     physical, free = physical_contrast(rng, clusters), random_contrast_tables(rng, clusters)
-    if rng.random() < 0.25:
+    if rng.random() < blended_share:
         return physical.blended(free, float(rng.random()))
     return free if chosen else physical
 

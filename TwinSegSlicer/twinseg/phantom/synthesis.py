@@ -42,14 +42,16 @@ class Mixture:
     """How often what occurs, as probabilities.
 
     `grown`, `painted`: the head's own tumour by reaction and diffusion, another by random fields; the rest is normal.
-    `random_contrast`: grey values at random rather than by the signal equations. `skull`, `poor_strip`: the head as it
-    is, a badly stripped one; the rest is well stripped. `aged`, `flow`: changes that are no tumour. `cut`: a slab at
-    one end is missing. `missing`: each sequence is left out so often where not all are there; `complete`: all are.
+    `random_contrast`: grey values at random rather than by the signal equations; `blended_contrast`: somewhere between
+    the two, whichever was drawn. `skull`, `poor_strip`: the head as it is, a badly stripped one; the rest is well
+    stripped. `aged`, `flow`: changes that are no tumour. `cut`: a slab at one end is missing. `missing`: each sequence
+    is left out so often where not all are there; `complete`: all are.
     """
 
     grown: float = 0.3
     painted: float = 0.6
     random_contrast: float = 0.5
+    blended_contrast: float = 0.25
     skull: float = 0.45
     poor_strip: float = 0.15
     aged: float = 0.4
@@ -110,7 +112,7 @@ class Synthesizer:
         """The images (4, X, Y, Z), normalised."""
         mixture, patch = self.mixture, self.patch
         clusters = int(rng.integers(1, 6))
-        tables = draw_contrast(rng, clusters, mixture.random_contrast)
+        tables = draw_contrast(rng, clusters, mixture.random_contrast, mixture.blended_contrast)
         index = state.tissues * clusters + self._clusters(clusters, rng, generator)
         grain = patch.noise(generator, float(rng.uniform(5.0, 12.0)))[0]
         way = rng.random()
