@@ -88,9 +88,11 @@ def measured_row(model: LoadedModel, patient: Patient, regions: Sequence[str], d
 
 def measures_of(row: Row) -> Measured:
     """The measures that a row keeps."""
-    measures = {}
+    measures: Measured = {}
     for region, kept in row["regions"].items():
-        counts = {name: tuple(one) if isinstance(one, list) else one for name, one in kept["reliability"].items()}
+        counts: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in kept["reliability"].items()
+        }
         measures[region] = RegionMeasure(**{**kept, "reliability": Reliability(**counts)})
     return measures
 

@@ -31,7 +31,7 @@ from twinseg.metrics import dice
 from twinseg.model_file import load_model, save_model
 from twinseg.network import ViTUNet, build_network, preset
 from twinseg.phantom.heads import GrownHead, grow_heads
-from twinseg.phantom.synthesis import Synthesizer
+from twinseg.phantom.synthesis import Mixture, Synthesizer
 from twinseg.preprocessing import PreparedCase, label_values, region_channels
 from twinseg.tasks import Task, load_task
 from twinseg.trainer import RandomSamples, Trainer
@@ -92,19 +92,16 @@ class StarterTrainer(SegmentationTrainer):
         return float(np.mean(scores))
 
 
-def validation_cases(heads: Sequence[GrownHead], count: int, task: Task, seed: int) -> list[PreparedCase]:
-    """Fixed samples of held-out heads, of the whole mixture that is trained on."""
-    spacing = task.spacing[0]
-    synthesizer = Synthesizer(task.patch, spacing)
-    affine = np.diag([*task.spacing, 1.0])
-    cases = []
+def synthetic_patients(
+    heads: Sequence[GrownHead], count: int, task: Task, seeds: tuple[int, ...], mixture: Mixture | None = None
+) -> list[PreparedCase]:
+    """Fixed patients of some heads; of the mixture that the starter is trained on, unless another is given."""
+    synthesizer = Synthesizer(task.patch, task.spacing[0], mixture=mixture)
+    affine, cases = np.diag([*task.spacing, 1.0]), []
     for number in range(count):
-        made = synthesizer.sample(heads[number % len(heads)], (seed, 7, number))
-        cases.append(
-            PreparedCase(
-                f"{made.kind}-{number:03d}", None, made.image.numpy(), made.present, affine, made.labels.numpy()
-            )
-        )
+        made = synthesizer.sample(heads[number % len(heads)], (*seeds, number))
+        image, labels = made.image.numpy(), made.labels.numpy()
+        cases.append(PreparedCase(f"{made.kind}-{number:03d}", None, image, made.present, affine, labels))
     return cases
 
 
@@ -141,7 +138,7 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
     """The trainer as it begins."""
     device = choose_device(options.device)
     held_out = max(1, round(VALIDATION_SHARE * len(heads)))
-    validation = validation_cases(heads[:held_out], VALIDATION_SAMPLES, task, options.seed)
+    validation = synthetic_patients(heads[:held_out], VALIDATION_SAMPLES, task, (options.seed, 7))
     samples = SyntheticSamples(heads[held_out:], Synthesizer(task.patch, task.spacing[0], device), options.seed)
     torch.manual_seed(options.seed)
     network = build_network(preset(options.preset, len(task.sequences), len(label_values(task)), task.strides))

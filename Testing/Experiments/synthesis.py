@@ -22,11 +22,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from calibration import real_patients
 from networks import EqualTimeTrainer, configuration, stop_with_parent
-from starter import StarterTrainer, SyntheticSamples
+from starter import StarterTrainer, SyntheticSamples, synthetic_patients
 from starter_on_real import WAYS, scored_patients, summary
 
 from twinfed.client.initial_model import task_of
@@ -35,7 +34,7 @@ from twinseg.inference import choose_device
 from twinseg.network import build_network, preset
 from twinseg.phantom.heads import GrownHead, grow_heads
 from twinseg.phantom.synthesis import Mixture, Synthesizer
-from twinseg.preprocessing import PreparedCase, label_values
+from twinseg.preprocessing import label_values
 from twinseg.tasks import Task, load_task
 from twinseg.terminal import progress_bar
 
@@ -84,7 +83,8 @@ def train_and_score(settings: Mapping[str, Any], beside: Path, device_name: str,
         rows = list(scored_patients(trainer.network, task, real, device, bar))
     found = {way: summary(rows, way) for way in WAYS}
     for kind, mixture in KINDS.items():
-        trainer.validation = synthetic_patients(heads["measured"], settings, task, mixture, MEASURING)
+        seeds = (settings["head_seed"], MEASURING)
+        trainer.validation = synthetic_patients(heads["measured"], settings["patients"], task, seeds, mixture)
         found[kind] = {"dice_mean": mean(trainer.scores())}
     return {
         "measures": {
@@ -123,19 +123,6 @@ def parts(heads: Sequence[GrownHead]) -> dict[str, Sequence[GrownHead]]:
     return {"chosen by": heads[:some], "measured": heads[some : 2 * some], "trained on": heads[2 * some :]}
 
 
-def synthetic_patients(
-    heads: Sequence[GrownHead], settings: Mapping[str, Any], task: Task, mixture: Mixture, purpose: int
-) -> list[PreparedCase]:
-    """Patients of a mixture: the same ones for every arm and seed, others for `CHOOSING` than for `MEASURING`."""
-    synthesizer = Synthesizer(task.patch, task.spacing[0], mixture=mixture)
-    affine, cases = np.diag([*task.spacing, 1.0]), []
-    for number in range(settings["patients"]):
-        made = synthesizer.sample(heads[number % len(heads)], (settings["head_seed"], purpose, number))
-        image, labels = made.image.numpy(), made.labels.numpy()
-        cases.append(PreparedCase(f"{made.kind}-{number:03d}", None, image, made.present, affine, labels))
-    return cases
-
-
 def make_trainer(
     settings: Mapping[str, Any], task: Task, heads: Mapping[str, Sequence[GrownHead]], device: torch.device
 ) -> EqualTimeSynthesis:
@@ -144,7 +131,8 @@ def make_trainer(
         mixture = Mixture(**settings["mixture"])
     except TypeError as error:
         raise InputError(f"{settings['name']}: {error}; correct the experiment") from error
-    validation = synthetic_patients(heads["chosen by"], settings, task, mixture, CHOOSING)
+    seeds = (settings["head_seed"], CHOOSING)
+    validation = synthetic_patients(heads["chosen by"], settings["patients"], task, seeds, mixture)
     synthesizer = Synthesizer(task.patch, task.spacing[0], device, mixture)
     samples = SyntheticSamples(heads["trained on"], synthesizer, settings["seed"])
     torch.manual_seed(settings["seed"])
