@@ -8,7 +8,8 @@ seen twice. The model sees a grid of 2 mm, which a CPU core can train in the tim
 It is chosen on synthetic validation patients; nothing real is looked at.
 
 The training may be killed at any moment: the same command with --resume goes on from the last checkpoint, at most two
-minutes earlier. --part-minutes stops it in good order before a machine is taken away.
+minutes earlier. --part-minutes stops it in good order before a machine is taken away. The same seed on the same machine
+makes the same model, unless --minutes sets its end.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from twinseg.training_run import check_output, commit_of_checkout, draw_curve, r
 
 VALIDATION_SHARE = 0.12
 VALIDATION_SAMPLES = 40
-MINUTES_BETWEEN_VALIDATIONS = 4.0
+VALIDATIONS = 30
+MINUTES_BETWEEN = 4.0
+"""Two validations, where minutes are given."""
 FORGIVEN_ML = 10.0
 
 
@@ -110,7 +113,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="model file to write")
     parser.add_argument("--work", type=Path, help="folder for heads and checkpoint (default: in TwinSegSlicer's own)")
     parser.add_argument("--heads", type=int, default=400)
-    parser.add_argument("--minutes", type=float, default=50, help="of training, after the heads are grown")
+    parser.add_argument(
+        "--epochs", type=int, default=42, help="passes over the heads; each time another patient is made"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="of training, instead: what comes out depends on the machine then"
+    )
     parser.add_argument("--part-minutes", type=float, help="stop after so many minutes; go on with --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
     parser.add_argument("--anatomy", type=Path, help="folder of brain label maps that half of the heads are drawn from")
@@ -145,9 +153,10 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
     if options.init is not None:
         network.load_state_dict(load_model(options.init, expected_task=task).tensors)
     config = SegmentationConfig(
+        epochs=options.epochs if options.minutes is None else None,
         minutes=options.minutes,
         batch_size=options.batch,
-        validations=min(40, max(2, round(options.minutes / MINUTES_BETWEEN_VALIDATIONS))),
+        validations=VALIDATIONS if options.minutes is None else max(2, round(options.minutes / MINUTES_BETWEEN)),
         patience=99,
         seed=options.seed,
     )
