@@ -165,10 +165,12 @@ def measure_ours(
     import torch
 
     from twinseg.inference import autocast, segment
+    from twinseg.memory import keep_freed_memory
     from twinseg.network import build_network, count_parameters, preset
     from twinseg.preprocessing import label_values, prepare
     from twinseg.tasks import load_task
 
+    keep_freed_memory()  # as the worker and the command line do
     task, device, repetitions = load_task(TASK), device_of(device_name), 1 if quick else 3
     name, case = load(folder, task)
     config = preset("small", len(task.sequences), len(label_values(task)), task.strides)

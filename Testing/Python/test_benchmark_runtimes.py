@@ -80,6 +80,7 @@ def test_a_runtime_that_is_not_installed_is_a_row_that_says_so(benchmark: Module
 
 def test_the_network_that_is_exported_computes_what_ours_does(benchmark: ModuleType) -> None:
     import torch
+    from runtime_methods import plain_network  # which lies beside the script
 
     from twinseg.segmentation import load_network, starter_model
 
@@ -87,7 +88,7 @@ def test_the_network_that_is_exported_computes_what_ours_does(benchmark: ModuleT
     model = starter_model("brats-glioma")
 
     with torch.inference_mode():
-        ours, plain = load_network(model).network(image), benchmark.plain_network(model)(image)
+        ours, plain = load_network(model).network(image), plain_network(model)(image)
 
     assert torch.allclose(plain, ours, atol=1e-3)
     assert ours.abs().max() > 1  # the network says something here

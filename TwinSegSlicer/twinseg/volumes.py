@@ -213,45 +213,56 @@ def resample_to(
     oblique = linear.copy()
     oblique[order, range(3)] = 0
     aligned = sorted(order) == [0, 1, 2] and np.max(np.abs(oblique) @ np.array(shape)) <= SAME_VOXEL
-    if mode == "linear":
-        sigma = np.sqrt(np.maximum(np.sum(linear**2, axis=1) - 1, 0)) / 2.355
-        if np.any(sigma > 0.1):
-            from scipy import ndimage
-
-            array = ndimage.gaussian_filter(array.astype(np.float32, copy=False), sigma, mode="nearest", truncate=3)
+    sigma = np.sqrt(np.maximum(np.sum(linear**2, axis=1) - 1, 0)) / 2.355 * (mode == "linear")
     if not aligned:
+        for along in range(3):
+            array = _smooth_axis(array, along, sigma[along])
         return Volume(_sample_obliquely(array, matrix, shape, mode, fill), affine)
-    result = array.transpose(order)
+    sampled, reached = array.transpose(order), []
     for axis, along in enumerate(order):
         positions = linear[along, axis] * np.arange(shape[axis]) + matrix[along, 3]
-        result = _sample_axis(result, axis, positions, mode, fill)
-    return Volume(np.ascontiguousarray(result), affine)
+        last = sampled.shape[axis] - 1
+        inside = np.flatnonzero((positions >= -0.5 - SAME_VOXEL) & (positions <= last + 0.5 + SAME_VOXEL))
+        if inside.size == 0:
+            return Volume(np.full(shape, fill, sampled.dtype), affine)
+        # Smoothed just before it is sampled, so that the axes after the first have fewer voxels to smooth.
+        smooth = _smooth_axis(sampled, axis, sigma[along])
+        sampled = _sample_axis(smooth, axis, np.clip(positions[inside], 0, last), mode)
+        reached.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    if sampled.shape == tuple(shape):
+        return Volume(np.ascontiguousarray(sampled), affine)
+    result = np.full(shape, fill, sampled.dtype)
+    result[tuple(reached)] = sampled
+    return Volume(result, affine)
 
 
-def _sample_axis(array: np.ndarray, axis: int, positions: np.ndarray, mode: str, fill: float) -> np.ndarray:
-    """Sample one axis at fractional voxel positions. Two voxels weighted, axis by axis, is five times as fast as
-    scipy's or torch's sampling of three axes at once, and the same."""
+def _smooth_axis(array: np.ndarray, axis: int, sigma: float) -> np.ndarray:
+    """Smooth one axis by a Gaussian, sigma in voxels, unless that is too narrow to change anything."""
+    if sigma <= 0.1:
+        return array
+    from scipy import ndimage
+
+    smooth: np.ndarray = ndimage.gaussian_filter1d(
+        array.astype(np.float32, copy=False), sigma, axis, mode="nearest", truncate=3
+    )
+    return smooth
+
+
+def _sample_axis(array: np.ndarray, axis: int, within: np.ndarray, mode: str) -> np.ndarray:
+    """Sample one axis at fractional voxel positions inside of it. Two voxels weighted, axis by axis, is five times as
+    fast as scipy's or torch's sampling of three axes at once, and the same."""
     last = array.shape[axis] - 1
-    inside = np.flatnonzero((positions >= -0.5 - SAME_VOXEL) & (positions <= last + 0.5 + SAME_VOXEL))
-    if inside.size == 0:
-        return np.full((*array.shape[:axis], len(positions), *array.shape[axis + 1 :]), fill, array.dtype)
-    within = np.clip(positions[inside], 0, last)
     if mode == "nearest" or np.all(np.abs(within - np.rint(within)) <= SAME_VOXEL):
-        sampled = _take(array, axis, np.floor(within + 0.5).astype(int))
-    else:
-        array = array.astype(np.float32, copy=False)
-        lower = np.minimum(within.astype(int), max(last - 1, 0))
-        weight = (within - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        sampled = array.take(lower, axis)
-        step = array.take(np.minimum(lower + 1, last), axis)
-        step -= sampled
-        step *= weight
-        sampled += step
-    if inside.size == len(positions):
-        return sampled
-    padding = [(0, 0)] * 3
-    padding[axis] = (int(inside[0]), len(positions) - 1 - int(inside[-1]))
-    return np.pad(sampled, padding, constant_values=fill)
+        return _take(array, axis, np.floor(within + 0.5).astype(int))
+    array = array.astype(np.float32, copy=False)
+    lower = np.minimum(within.astype(int), max(last - 1, 0))
+    weight = (within - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    sampled: np.ndarray = array.take(lower, axis)
+    step = array.take(np.minimum(lower + 1, last), axis)
+    step -= sampled
+    step *= weight
+    sampled += step
+    return sampled
 
 
 def _take(array: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ SHARE_OF_TIME = 0.5
 STEPS = (
     Compression(bits=16, entropy=True),
     Compression(bits=8, entropy=True),
-    Compression(keep=0.25, bits=8, entropy=True),
-    Compression(keep=0.05, bits=8, entropy=True),
-    Compression(keep=0.01, bits=8, entropy=True),
+    Compression(keep=0.25, bits=1, entropy=True),
+    Compression(keep=0.05, bits=1, entropy=True),
+    Compression(keep=0.01, bits=1, entropy=True),
 )
 
 

@@ -23,7 +23,7 @@ SMALL = 1024
 less than 1 % of one of usual size."""
 LEVEL = 3  # of zstandard: higher ones gain under 1 % on quantised updates and cost many times the time
 LARGEST_WINDOW = 2**23  # bytes of history that a frame may ask for
-VALUES: dict[int, np.dtype[Any]] = {8: np.dtype("i1"), 16: np.dtype("<i2"), 32: np.dtype("<f4")}
+VALUES: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 8: np.dtype("i1"), 16: np.dtype("<i2"), 32: np.dtype("<f4")}
 GAPS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2")}
 
 
@@ -35,7 +35,10 @@ class Compression:
         keep: the share of entries that is sent of each tensor that is not `SMALL`, those of largest magnitude (top-k);
             1 sends all.
         threshold: entries of smaller magnitude are not sent; 0 sends all.
-        bits: 32 sends float32, 16 and 8 send integers with one scale a tensor, rounded at random without bias.
+        bits: 32 sends float32, 16 and 8 send integers with one scale a tensor, rounded at random without bias; 1 sends
+            signs, which stand for the mean magnitude of the tensor's entries that are sent (sparse ternary compression:
+            Sattler et al. 2019, algorithm 1). Adam changes most weights by about as much, so that many signs tell more
+            than few numbers. Tensors that are `SMALL` are sent in 8 bits then.
         entropy: whether zstandard packs the result.
         warm_up: first rounds in which more is sent, see `in_round`: a model that begins with random weights moves as a
             whole at first.
@@ -131,32 +134,31 @@ class CodedTensor:
 def encode(tensor: NDArray[np.float32], how: Compression, random: np.random.Generator) -> tuple[bytes, CodedTensor]:
     """Code a float32 tensor of any shape; what comes back from :func:`decode` is what the receiver sees.
 
-    The error of an entry that is sent is below ``scale`` (the largest magnitude over 127 or 32767); its expectation is
-    zero because rounding goes up with the probability of the fraction (stochastic rounding).
+    In 8 and 16 bits the error of an entry that is sent is below ``scale`` (the largest magnitude over 127 or 32767),
+    and zero on average because rounding goes up with the probability of the fraction (stochastic rounding).
 
     Raises:
         InputError: the tensor holds NaN or infinity.
     """
     flat = np.ascontiguousarray(tensor, dtype=np.float32).reshape(-1)
-    largest = float(np.max(np.abs(flat), initial=0.0))
-    if not math.isfinite(largest):
+    if not math.isfinite(float(np.max(np.abs(flat), initial=0.0))):
         raise InputError("An update holds NaN or infinity and is not sent. Train again from the global model.")
+    bits = 8 if how.bits == 1 and flat.size <= SMALL else how.bits
     kept = _kept(flat, how)
-    density = 1.0 if kept is None else np.count_nonzero(kept) / max(flat.size, 1)
-    gap = 0 if kept is None or density > 0.5 else 1 if density > 0.005 else 2
     if kept is not None:
         flat = np.where(kept, flat, np.float32(0))
-    scale = 1.0 if how.bits == 32 else largest / (2 ** (how.bits - 1) - 1)
+    gap, scale = _gap_width(flat, kept, bits), _scale(flat, bits)
     payload, rows = [], []
     for start in range(0, flat.size, BLOCK):
-        values = _quantise(flat[start : start + BLOCK], scale, how.bits, random)
+        values = _quantise(flat[start : start + BLOCK], scale, bits, random)
         gaps = b""
         if gap:
             values, gaps = _close_up(values, gap)
-        parts = [pack(gaps, how.entropy), pack(values.tobytes(), how.entropy)]
+        stored = np.packbits(values > 0) if bits == 1 else values
+        parts = [pack(gaps, how.entropy), pack(stored.tobytes(), how.entropy)]
         rows.append((values.size, len(parts[0]), len(parts[1])))
         payload += parts
-    return b"".join(payload), CodedTensor(tensor.shape, how.bits, scale, gap, how.entropy, tuple(rows))
+    return b"".join(payload), CodedTensor(tensor.shape, bits, scale, gap, how.entropy, tuple(rows))
 
 
 def decode(payload: NDArray[np.uint8], coded: CodedTensor, index: int, start: int) -> Block:
@@ -168,8 +170,10 @@ def decode(payload: NDArray[np.uint8], coded: CodedTensor, index: int, start: in
     count, gap_bytes, value_bytes = coded.blocks[index]
     middle = start + gap_bytes
     dtype = VALUES[coded.bits]
-    packed = unpack(payload[middle : middle + value_bytes], count * dtype.itemsize, coded.entropy)
-    values = np.frombuffer(packed, dtype=dtype)
+    stored = -(-count // 8) if coded.bits == 1 else count * dtype.itemsize
+    values = np.frombuffer(unpack(payload[middle : middle + value_bytes], stored, coded.entropy), dtype=dtype)
+    if coded.bits == 1:
+        values = 2 * np.unpackbits(values.view(np.uint8), count=count).astype(np.int8) - 1
     with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are found by the checks
         real = values.astype(np.float32) if coded.bits == 32 else values * np.float32(coded.scale)
     if coded.gap == 0:
@@ -198,11 +202,30 @@ def _kept(flat: NDArray[np.float32], how: Compression) -> NDArray[np.bool_] | No
     return kept
 
 
-def _quantise(block: Block, scale: float, bits: int, random: np.random.Generator) -> NDArray[Any]:
-    """Stochastic rounding: q = floor(x / scale + u) with u uniform in [0, 1)."""
-    dtype = VALUES[bits]
+def _gap_width(flat: NDArray[np.float32], kept: NDArray[np.bool_] | None, bits: int) -> int:
+    """Bytes of a gap; 0 where all entries are stored. A sign cannot bridge a gap that is too long, as a zero can."""
+    density = np.count_nonzero(flat if bits == 1 or kept is None else kept) / max(flat.size, 1)
+    if bits == 1:
+        longest = int(np.max(np.diff(np.flatnonzero(flat), prepend=-1), initial=0)) - 1
+        return 0 if density == 1 else 1 if longest < 256 else 2
+    return 0 if kept is None or density > 0.5 else 1 if density > 0.005 else 2
+
+
+def _scale(flat: NDArray[np.float32], bits: int) -> float:
+    """What a quantised 1 stands for."""
     if bits == 32:
-        return block.astype(dtype)
+        return 1.0
+    magnitude = np.abs(flat)
+    if bits == 1:
+        return float(np.mean(magnitude, where=magnitude > 0, dtype=np.float64)) if magnitude.any() else 0.0
+    return float(np.max(magnitude, initial=0.0)) / (2 ** (bits - 1) - 1)
+
+
+def _quantise(block: Block, scale: float, bits: int, random: np.random.Generator) -> NDArray[Any]:
+    """Signs, or stochastic rounding: q = floor(x / scale + u) with u uniform in [0, 1)."""
+    dtype = VALUES[bits]
+    if bits in (1, 32):
+        return (np.sign(block) if bits == 1 else block).astype(dtype)
     if scale == 0:
         return np.zeros(block.shape, dtype=dtype)
     limit = 2 ** (bits - 1) - 1

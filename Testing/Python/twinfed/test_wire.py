@@ -45,7 +45,7 @@ STAGES = st.builds(
     Compression,
     keep=st.sampled_from([1.0, 0.5, 0.1, 0.001]),
     threshold=st.sampled_from([0.0, 0.0, 1.0]),
-    bits=st.sampled_from([8, 16, 32]),
+    bits=st.sampled_from([1, 8, 16, 32]),
     entropy=st.booleans(),
 )
 
@@ -96,6 +96,31 @@ def test_top_k_sends_the_largest(size: int, keep: float, seed: int) -> None:
 
     wanted = np.sort(np.abs(tensor))[::-1][: max(1, round(keep * size))]
     assert np.array_equal(np.sort(np.abs(result[result != 0]))[::-1], wanted)
+
+
+@given(st.integers(SMALL + 1, 3 * BLOCK), st.sampled_from([0.0002, 0.01, 0.3, 1.0]), st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_one_bit_sends_signs_and_their_mean_magnitude(size: int, keep: float, seed: int) -> None:
+    tensor = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    tensor[: size // 2] *= np.random.default_rng(seed + 1).random() < 0.5  # a long gap, or none
+    content, coded = encode(tensor, Compression(keep=keep, bits=1, entropy=True), np.random.default_rng(0))
+
+    result = decoded(content, coded)
+
+    sent = result != 0
+    assert np.count_nonzero(sent) == min(max(1, round(keep * size)), np.count_nonzero(tensor))
+    assert np.array_equal(np.sign(result)[sent], np.sign(tensor)[sent])
+    assert np.allclose(np.abs(result)[sent], np.abs(tensor)[sent].mean(), rtol=1e-5)
+
+
+def test_one_bit_takes_half_the_bytes_of_eight() -> None:
+    tensor = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
+    one, eight = (
+        encode(tensor, Compression(keep=0.1, bits=bits, entropy=True), np.random.default_rng(0))[0] for bits in (1, 8)
+    )
+
+    assert len(one) < 0.6 * len(eight)
+    assert len(one) < 0.02 * tensor.nbytes
 
 
 def test_top_k_leaves_small_tensors_whole() -> None:
