@@ -71,8 +71,11 @@ def section(experiment: Mapping[str, Any], runs: Sequence[Run], file: str) -> st
         lines += [f"![{experiment['title']}]({picture.relative_to(OUTPUT.parent).as_posix()})", ""]
     if against := experiment.get("against"):
         picture = RESULTS / experiment["name"] / "against.png"
-        draw_against(experiment["title"], against, experiment["arms"], runs, picture)
-        lines += [f"![{' and '.join(against)}]({picture.relative_to(OUTPUT.parent).as_posix()})", ""]
+        draw_against(experiment["title"], against, runs, picture)
+        lines += [
+            f"![{against['up']} against {against['across']}]({picture.relative_to(OUTPUT.parent).as_posix()})",
+            "",
+        ]
     for arm in experiment["arms"]:
         lines += confusion_tables(arm, [run for run in runs if run["arm"] == arm])
     if claims := experiment.get("claims"):
@@ -139,23 +142,29 @@ def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path
     figure.savefig(path, dpi=100)
 
 
-def draw_against(title: str, names: Sequence[str], arms: Iterable[str], runs: Sequence[Run], path: Path) -> None:
-    """One measure over another on a logarithmic axis, a point an arm: mean and standard deviation over seeds."""
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
+LEAST_SHOWN = 0.1
+
+
+def draw_against(title: str, against: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:
+    """One measure over another on a logarithmic axis, a point for each named arm: mean and standard deviation."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for arm in arms:
-        across, up = (
-            [v for run in runs if run["arm"] == arm and (v := run["measures"].get(n)) is not None] for n in names
-        )
-        if across and up:
-            axes.errorbar(
-                mean(across), mean(up), stdev(up) if len(up) > 1 else 0, fmt="o", markersize=4, capsize=2, label=arm
-            )
-    axes.set(title=title, xlabel=names[0], ylabel=names[1], xscale="log")
+    found = {
+        arm: [by_arm(runs, f"{arm}:{against[name]}").values() for name in ("across", "up")] for arm in against["arms"]
+    }
+    points = {arm: (mean(across), up) for arm, (across, up) in found.items() if across and up}
+    for arm, (place, up) in points.items():
+        axes.errorbar(place, mean(up), stdev(up) if len(up) > 1 else 0, fmt="o", markersize=5, capsize=3, color="C0")
+        axes.annotate(arm, (place, mean(up)), (0, 8), textcoords="offset points", ha="center", fontsize="small")
+    axes.plot(*zip(*sorted((place, mean(up)) for place, up in points.values()), strict=True), color="C0", alpha=0.4)
+    axes.set(title=title, xlabel=against["across"], ylabel=against["up"], xscale="log")
+    axes.margins(0.1, 0.25)
+    low, high = axes.get_ylim()
+    room = max(0.0, LEAST_SHOWN - (high - low)) / 2  # so that a difference that is nothing does not look like one
+    axes.set_ylim(low - room, high + room)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize="x-small")
     figure.savefig(path, dpi=100)
 
 

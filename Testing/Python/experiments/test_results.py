@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import results
 from results import claim_row, confusion_tables, section, spread
 
 EXPERIMENTS = Path(__file__).parents[2] / "Experiments"
@@ -52,6 +53,18 @@ def test_a_section_says_how_when_and_where(tmp_path: Path) -> None:
     assert "| old | 1 | 0.700 | 100.0 |" in text
     assert text.rstrip().endswith("So it is.")
     assert "Not run yet." in section(experiment, [], "trial.toml")
+
+
+def test_one_measure_is_drawn_against_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "OUTPUT", tmp_path / "results.md")
+    (tmp_path / "results/trial").mkdir(parents=True)
+    against = {"across": "MB", "up": "Dice", "arms": ["new", "old", "not run yet"]}
+
+    text = section({"title": "Trial", "name": "trial", "arms": {"new": {}}, "against": against}, RUNS, "trial.toml")
+
+    assert "![Dice against MB](results/trial/against.png)" in text
+    assert (tmp_path / "results/trial/against.png").stat().st_size > 5000
 
 
 def test_confusion_matrices_are_summed_over_seeds() -> None:
