@@ -210,7 +210,7 @@ class SiteLoop:
         how = choose_compression(told.upload, parameters, speed, max(0.0, seconds_left))
         if how != told.upload:
             line = f"the line carries {(speed or 0) / 1000:.0f} kB/s"
-            self.say("info", f"{line}: {how.keep:.0%} of the update is sent, in {how.bits} bits")
+            self.say("info", f"{line}: {how.keep:.0%} of the update is sent, in {how.bits}-bit numbers")
         return how
 
     def _send(self, told: Instructions, update: Path) -> None:

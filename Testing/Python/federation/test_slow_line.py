@@ -46,7 +46,7 @@ def test_a_round_completes_with_an_update_that_is_as_large_as_the_deadline_allow
     print(f"{parameters} weights; sent near {sent['SITE-02']}, far {sent['SITE-01']} bytes; {far.lines()}")
     assert sent["SITE-02"] > 4 * parameters  # float32, as the federation asks for
     (said,) = [line for line in far.lines() if "the line carries" in line]
-    found = re.search(r"carries (\d+) kB/s: (\d+)% of the update is sent, in (\d+) bits", said)
+    found = re.search(r"carries (\d+) kB/s: (\d+)% of the update is sent, in (\d+)-bit numbers", said)
     assert found is not None
     speed, share, bits = int(found[1]), int(found[2]) / 100, int(found[3])
     assert 0.3 * RATE < 1000 * speed < 1.05 * RATE
