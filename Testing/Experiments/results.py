@@ -153,9 +153,10 @@ def draw_against(title: str, against: Mapping[str, Any], runs: Sequence[Run], pa
         arm: [by_arm(runs, f"{arm}:{against[name]}").values() for name in ("across", "up")] for arm in against["arms"]
     }
     points = {arm: (mean(across), up) for arm, (across, up) in found.items() if across and up}
-    for arm, (place, up) in points.items():
+    for number, (arm, (place, up)) in enumerate(sorted(points.items(), key=lambda point: point[1][0])):
         axes.errorbar(place, mean(up), stdev(up) if len(up) > 1 else 0, fmt="o", markersize=5, capsize=3, color="C0")
-        axes.annotate(arm, (place, mean(up)), (0, 8), textcoords="offset points", ha="center", fontsize="small")
+        beside = (0, -16 if number % 2 else 9)  # neighbours' names do not meet
+        axes.annotate(arm, (place, mean(up)), beside, textcoords="offset points", ha="center", fontsize="small")
     axes.plot(*zip(*sorted((place, mean(up)) for place, up in points.values()), strict=True), color="C0", alpha=0.4)
     axes.set(title=title, xlabel=against["across"], ylabel=against["up"], xscale="log")
     axes.margins(0.1, 0.25)
