@@ -78,7 +78,7 @@ def test_four_rounds_of_real_processes_beat_every_site_alone_and_equal_the_simul
     written = load_simulation(Path(__file__).parents[2] / "Experiments" / file)
     if missing := [str(folder) for folder in written.sites.values() if not folder.is_dir()]:
         pytest.skip(f"the cases of the real institutions are not here: {missing[0]}")
-    config = dataclasses.replace(written, twin_epochs=0, federation={**written.federation, "rounds": 4})
+    config = dataclasses.replace(written, twin_epochs=0, pooled=False, federation={**written.federation, "rounds": 4})
     simulated = simulate(config, tmp_path / "simulated")
     cases = config.sites or {name: tmp_path / "simulated" / "phantoms" / name for name in SITES}
     model = tmp_path / "simulated" / "initial.safetensors"
