@@ -100,6 +100,7 @@ def test_an_upload_that_is_cut_is_taken_once(tmp_path: Path, large_model: Path, 
 
     assert tries > 1
     assert there.accepted() == ["SITE-01"]
+    line.fault = lambda piece, up: piece
     site.upload(1, path, digest, 8_000_000)  # where only the answer was lost
     assert there.accepted() == ["SITE-01"]
 

@@ -54,6 +54,11 @@ def try_job(
         InputError: the job failed; where the reasons are.
     """
     output = output.absolute()
+    for name, cases in sites.items():
+        if not cases.is_dir():
+            raise InputError(f"{cases}: no such folder. Name folders of labelled cases.")
+        if not NAME.fullmatch(name):
+            raise InputError(f"{cases}: a site is named like its folder. Take up to 40 letters, digits, - and _.")
     if len(str(output).split()) > 1:
         raise InputError(f"{output}: NVFlare takes no path with spaces. Name another folder.")
     if " " in sys.executable:
@@ -119,10 +124,6 @@ def _site_files(sites: Mapping[str, Path], chosen: SiteFile) -> dict[str, str]:
     """Write the sites' own settings below the chosen folder; the environment by which they are found."""
     chosen.folder.mkdir(parents=True)
     for name, cases in sites.items():
-        if not cases.is_dir():
-            raise InputError(f"{cases}: no such folder. Name folders of labelled cases.")
-        if not NAME.fullmatch(name):
-            raise InputError(f"{cases}: a site is named like its folder. Take up to 40 letters, digits, - and _.")
         give_consent(chosen.folder / name, "twinfed nvflare try")
         write_site_file(name, dataclasses.replace(chosen, folder=chosen.folder / name, cases=cases), chosen.folder)
     return {SITES_FOLDER: str(chosen.folder), "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
