@@ -28,7 +28,7 @@ def test_folders_that_cannot_be_sites_are_refused_before_anything_starts(
     with pytest.raises(InputError, match=words):
         try_job(load_job(tmp_path / "federation.toml"), {name: tmp_path / name}, tmp_path / "out")
 
-    assert not list((tmp_path / "out" / "nvflare").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_path_with_spaces_which_nvflare_would_cut_is_refused(model: Path, tmp_path: Path) -> None:
