@@ -13,13 +13,16 @@ from twinseg.segmentation import starter_model
 from twinseg.tasks import load_task
 from twinseg.volumes import read_labels
 
+STARTER = "brats-glioma"
+"""The task whose starter model both parts begin with."""
+
 
 def show_synthetic(commands: Commands, folder: Path, minutes: float) -> None:
     """Two hospitals' synthetic patients."""
     page, cohort = commands.page, folder / "phantoms"
     page.heading("Segmentation: two hospitals, synthetic patients")
     commands.run("twinseg", "phantom", cohort, "--sites", "2", "--patients", "8", "--size", "88", "--spacing", "2")
-    dice, patients = _train_and_score(commands, cohort, "brats-glioma", minutes, folder)
+    dice, patients = _train_and_score(commands, cohort, STARTER, minutes, folder)
     page.result(f"Dice {dice:.2f}", f"whole tumour, {patients} synthetic patients not seen in training")
 
 
@@ -39,9 +42,10 @@ def _train_and_score(commands: Commands, data: Path, task: str, minutes: float, 
     """Mean Dice of the task's first region on the test patients, and their number."""
     page = commands.page
     model, scores, picture = folder / f"{task}.safetensors", folder / f"{task}-test.json", folder / f"{task}.nii.gz"
-    start = starter_model("brats-glioma")
-    # Minutes on a few patients at the usual rate would make a good starter forget more than it learns.
-    schedule = ["--minutes", f"{minutes:g}", "--learning-rate", "2e-4"]
+    start = starter_model(STARTER)
+    schedule = ["--minutes", f"{minutes:g}"]
+    if task == STARTER:  # minutes on a few patients at the usual rate would make it forget more than it learns
+        schedule += ["--learning-rate", "2e-4"]
     commands.run("twinseg", "train", data, "--task", task, "--output", model, "--init", start, *schedule)
     page.picture(model.with_suffix(".png").read_bytes(), "training curve")
     commands.run("twinseg", "evaluate", data, "--model", model, "--json", scores)
