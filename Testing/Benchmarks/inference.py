@@ -99,8 +99,6 @@ def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -
     """Measure every method, print the table and the verdicts, write them. Raises InputError for bad options."""
     from rich.progress import track
 
-    from twinseg.volumes import write_atomically
-
     folder = checked_folder(folder, json_file)
     with tempfile.TemporaryDirectory() as scratch:
         image_file = Path(scratch) / "prepared.npy"
@@ -113,11 +111,7 @@ def run(quick: bool, json_file: Path | None, folder: Path | None, device: str) -
             except (RuntimeError, ImportError) as error:
                 print(f"{peer}, {precision}: not measured ({str(error).splitlines()[0]})", file=sys.stderr)
     show(machine, case, rows, "rough" if quick else "")
-    judged = [line + (" (rough)" if quick else "") for line in verdicts(rows)]
-    print(*judged, sep="\n")
-    if json_file is not None:
-        measured = {"quick": quick, "machine": machine, "case": case, "rows": [*map(asdict, rows)], "verdicts": judged}
-        write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
+    conclude(verdicts(rows), quick, machine, case, rows, json_file)
 
 
 # --- what is measured, each in its own process -----------------------------------------------------------------------
@@ -338,6 +332,24 @@ def centre(image: torch.Tensor, size: Iterable[int]) -> torch.Tensor:
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def conclude(
+    lines: Sequence[str],
+    quick: bool,
+    machine: dict[str, Any],
+    case: dict[str, Any],
+    rows: Sequence[Any],
+    json_file: Path | None,
+) -> None:
+    """Print the verdicts, and write them with all that was measured, the rows being dataclasses."""
+    from twinseg.volumes import write_atomically
+
+    judged = [line + (" (rough)" if quick else "") for line in lines]
+    print(*judged, sep="\n")
+    if json_file is not None:
+        measured = {"quick": quick, "machine": machine, "case": case, "rows": [*map(asdict, rows)], "verdicts": judged}
+        write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def verdicts(rows: Sequence[Measurement]) -> list[str]:

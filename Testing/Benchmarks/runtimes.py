@@ -18,13 +18,12 @@ runtime that is not installed is a row that says so: none of them is needed by T
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -98,8 +97,6 @@ def run(
     """Measure every method, print the table and the verdict, write them. Raises InputError for bad options."""
     from rich.progress import track
 
-    from twinseg.volumes import write_atomically
-
     folder = inference.checked_folder(folder, json_file)
     if model is not None and not model.is_file():
         raise InputError(f"{model}: there is no such file; name a model file")
@@ -115,11 +112,7 @@ def run(
             float32 = labels if method is METHODS[0] else float32
             rows.append(row if labels is None else compared(row, case, machine, labels, float32, truth))
     show(machine, case, rows, "rough" if quick else "")
-    judged = [line + (" (rough)" if quick else "") for line in verdicts(rows)]
-    print(*judged, sep="\n")
-    if json_file is not None:
-        measured = {"quick": quick, "machine": machine, "case": case, "rows": [*map(asdict, rows)], "verdicts": judged}
-        write_atomically(json_file, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
+    inference.conclude(verdicts(rows), quick, machine, case, rows, json_file)
 
 
 # --- what is measured, each in its own process -----------------------------------------------------------------------

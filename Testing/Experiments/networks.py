@@ -16,7 +16,7 @@ import dataclasses
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -57,10 +57,17 @@ def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -
     Returns measures, seconds, curves, facts on the data and the test patients' scores. Raises InputError
     for settings that cannot be, or a folder of cases that is not there.
     """
-    if unknown := sorted(settings.keys() - {*OF_TRAINING, *OF_DATA, *OF_A_RUN}):
+    return in_own_process(train_and_score, settings, {*OF_TRAINING, *OF_DATA, *OF_A_RUN}, beside, device, told)
+
+
+def in_own_process(
+    work: Callable[..., dict[str, Any]], settings: Mapping[str, Any], known: Set[str], *more: Any
+) -> dict[str, Any]:
+    """What some work returns of an arm's settings. Raises InputError for a setting that is not among the known."""
+    if unknown := sorted(settings.keys() - known):
         raise InputError(f"{settings['name']}: the setting {unknown[0]} is not known here; correct the experiment")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(train_and_score, dict(settings), beside, device, told).result()
+        return pool.submit(work, dict(settings), *more).result()
 
 
 def train_and_score(settings: Mapping[str, Any], beside: Path, device_name: str, told: str) -> dict[str, Any]:

@@ -13,18 +13,16 @@ Settings: `mixture` (fields of `synthesis.Mixture`); `heads` and `head_seed` (on
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from calibration import real_patients
-from networks import EqualTimeTrainer, configuration, stop_with_parent
+from networks import EqualTimeTrainer, configuration, in_own_process, stop_with_parent
 from starter import StarterTrainer, SyntheticSamples, synthetic_patients
 from starter_on_real import WAYS, scored_patients, summary
 
@@ -60,10 +58,7 @@ def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -
     Returns measures, seconds, curves, facts on the data and the real patients' scores. Raises InputError for settings
     that cannot be, or a folder of real cases that is not there.
     """
-    if unknown := sorted(settings.keys() - {*OF_TRAINING, *OF_PATIENTS, *OF_A_RUN}):
-        raise InputError(f"{settings['name']}: the setting {unknown[0]} is not known here; correct the experiment")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(train_and_score, dict(settings), beside, device, told).result()
+    return in_own_process(train_and_score, settings, {*OF_TRAINING, *OF_PATIENTS, *OF_A_RUN}, beside, device, told)
 
 
 def train_and_score(settings: Mapping[str, Any], beside: Path, device_name: str, told: str) -> dict[str, Any]:

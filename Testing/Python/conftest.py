@@ -16,8 +16,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# The headless host, and the modules' inner packages.
-for room in ("Testing", "TwinSegSlicer"):
+# The headless host, the modules' inner packages, and the benchmarks, which are scripts.
+for room in ("Testing", "TwinSegSlicer", "Testing/Benchmarks"):
     if (folder := str(Path(__file__).parents[2] / room)) not in sys.path:
         sys.path.insert(0, folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -18,13 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "Benchmarks/inference.py"
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_inference", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("inference")
 
 
 @pytest.mark.parametrize("shape", [(40, 96, 97), (96, 144, 144), (150, 100, 96)])

@@ -6,11 +6,10 @@ import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 import starter_on_real
 
@@ -31,15 +30,11 @@ def row(site: str, number: int, truth_ml: float, dice: float) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_flat_cohort: Callable[[Path], None]) -> Path:
     """Two patients at two sites whose labels are those of lgg/, and one of the BraTS kind."""
     folder = tmp_path_factory.mktemp("data with a space")
-    write_cohort(folder / "lgg", sites=2, patients=1, size=32, spacing=5.0, seed=3)
+    write_flat_cohort(folder / "lgg")
     write_cohort(folder / "brats-gli", sites=1, patients=1, size=32, spacing=5.0, seed=4)
-    for path in (folder / "lgg").rglob("seg.nii.gz"):
-        labels = nibabel.load(path)
-        flat = (np.asarray(labels.dataobj) > 0).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(flat, labels.affine), path)
     return folder
 
 

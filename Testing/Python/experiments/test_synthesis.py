@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 
 from twinseg.errors import InputError
-from twinseg.phantom import write_cohort
 from twinseg.phantom.contrast import draw_contrast
 from twinseg.phantom.synthesis import Mixture, Synthesizer
 
@@ -42,14 +40,10 @@ def synthesis() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, write_flat_cohort: Callable[[Path], None]) -> Path:
     """Holds a cohort of two patients whose labels are those of lgg/, and the heads once they are grown."""
     folder = tmp_path_factory.mktemp("experiment")
-    write_cohort(folder / "real", sites=2, patients=1, size=32, spacing=5.0, seed=3)
-    for path in (folder / "real").rglob("seg.nii.gz"):
-        labels = nibabel.load(path)
-        flat = (np.asarray(labels.dataobj) > 0).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(flat, labels.affine), path)
+    write_flat_cohort(folder / "real")
     return folder
 
 
