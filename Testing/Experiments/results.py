@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from cycler import cycler
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -130,7 +131,7 @@ def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path
     labels = list(dict.fromkeys(label for run in runs for label in run.get("curves", {})))
     figure = Figure(figsize=(2.5 + 5.5 * len(labels), 4.2), layout="constrained")
     for axes, label in zip(np.atleast_1d(figure.subplots(1, len(labels))), labels, strict=True):
-        axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[f"C{number}" for number in range(10)]))
+        axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=TABLEAU_COLORS))
         for arm in arms:
             found = [run["curves"][label] for run in runs if run["arm"] == arm and label in run.get("curves", {})]
             if found:
