@@ -35,7 +35,7 @@ from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import Cancelled, InputError
 from twinseg.home import data_folder
 from twinseg.inference import Report
-from twinseg.model_file import Model, ModelCard, load_model, save_model
+from twinseg.model_file import ModelCard, load_model, save_model
 from twinseg.network import NetworkConfig, ViTUNet, build_network, count_parameters, preset
 from twinseg.pictures import png
 from twinseg.preprocessing import SPACING_TOLERANCE, PreparedCase, label_values, prepare
@@ -43,6 +43,7 @@ from twinseg.segmentation import LoadedModel
 from twinseg.tasks import Task
 from twinseg.trainer import Trainer, TrainingProgress
 from twinseg.training import SegmentationConfig, SegmentationTrainer
+from twinseg.transfer import take_weights
 from twinseg.volumes import read_image, to_ras, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -173,44 +174,6 @@ def start(request: TrainingRequest) -> tuple[ViTUNet, ModelCard | None]:
     network = build_network(config)
     take_weights(network, task, parent, request.init)
     return network, parent.card
-
-
-def take_weights(network: ViTUNet, task: Task, parent: Model, path: Path) -> None:
-    """Load the weights of a model, whose file is named, into a network of a task, where they fit.
-
-    Raises InputError where less than half of the network's weights are found in it.
-    """
-    fitting = fitted_weights(parent, network.state_dict(), task)
-    if 2 * sum(tensor.numel() for tensor in fitting.values()) < count_parameters(network):
-        raise InputError(f"{path}: its network is too different to start from; use another model")
-    network.load_state_dict({**network.state_dict(), **fitting})
-
-
-def fitted_weights(parent: Model, own: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """The parent's tensors that serve a network of other sequences or other slices.
-
-    The first layer's input channels are matched by their sequences' names; a kernel that reaches over slices is added
-    up along them where the own one does not (the same answer where the slices are alike). What else differs in shape
-    is left out.
-    """
-    names = [sequence.name for sequence in parent.card.task.sequences]
-    fitting: dict[str, Tensor] = {}
-    for name in own.keys() & parent.tensors.keys():
-        wanted, tensor = own[name], parent.tensors[name].float()
-        if tensor.dim() == wanted.dim() == 5:
-            for axis in (2, 3, 4):
-                if wanted.shape[axis] == 1:
-                    tensor = tensor.sum(axis, keepdim=True)
-        same_kernels = tensor.shape[:1] + tensor.shape[2:] == wanted.shape[:1] + wanted.shape[2:]
-        if name == "stem.convolution.weight" and same_kernels:
-            matched = wanted.clone()
-            for channel, sequence in enumerate(task.sequences):
-                if sequence.name in names:
-                    matched[:, channel] = tensor[:, names.index(sequence.name)]
-            tensor = matched
-        if tensor.shape == wanted.shape:
-            fitting[name] = tensor
-    return fitting
 
 
 def run_to_model(

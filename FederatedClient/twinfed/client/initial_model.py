@@ -15,7 +15,7 @@ from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, build_network, preset
 from twinseg.preprocessing import label_values
 from twinseg.tasks import Task, load_task
-from twinseg.training_run import take_weights
+from twinseg.transfer import take_weights
 
 
 def task_of(name: str, changes: Mapping[str, Any]) -> Task:
