@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinfed import __version__
-from twinfed.client.commands import join, simulate
+from twinfed.client.commands import initial, join, simulate
 from twinfed.engines.nvflare.commands import app as nvflare_app
 from twinfed.errors import InputError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 site_app = typer.Typer(no_args_is_help=True, help="The sites that may take part.")
 app.add_typer(site_app, name="site")
 app.add_typer(nvflare_app, name="nvflare")
+app.command()(initial)
 app.command()(join)
 app.command()(simulate)
 

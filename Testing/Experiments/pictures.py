@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from picture_scores import converged_after, in_own_mix, mean_of, score_sites, served_models
 
 from twinfed.aggregator.strategies import Transfer
-from twinfed.client.initial_model import task_of
+from twinfed.client.initial_model import task_of, write_initial_model
 from twinfed.simulation import simulate, simulation_of
 from twinseg.cases import Case
 from twinseg.classification import ClassificationConfig, ClassificationTrainer, network_description, start_classifier
@@ -84,7 +84,7 @@ def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -
     with tempfile.TemporaryDirectory() as name, progress_bar(told) as bar:
         folder = Path(name)
         source = source_model(settings, beside, task, device, bar)
-        write_initial_model(folder / "initial.safetensors", task, source, settings["seed"])
+        write_initial_model(folder / "initial.safetensors", task, seed=settings["seed"], init=source)
         sites = write_sites(folder / "sites", target, counts, settings["seed"])
         turns = len(sites) if settings["strategy"]["name"] == Transfer.name else 1
         content = {
@@ -214,14 +214,6 @@ def source_model(settings: Mapping[str, Any], beside: Path, task: Task, device: 
         provenance={"seed": settings["seed"], "epochs": settings["pretrain_epochs"]},
     )
     return path
-
-
-def write_initial_model(path: Path, task: Task, source: Path | None, seed: int) -> None:
-    """The model that the federation begins with: the source's, with a new last layer, or one of random weights."""
-    torch.manual_seed(seed)
-    network, parent = start_classifier(task, source)
-    provenance = {"seed": seed, "parent": parent}
-    save_model(path, network.state_dict(), task=task, network=network_description(task), provenance=provenance)
 
 
 def facts(target: Target, sites: Mapping[str, Path], counts: NDArray[np.int64]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def shrunk(task: Task, preset: str) -> Task:
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r} is unknown: use one of {', '.join(PRESETS)}")
     columns, rows, _ = task.patch
-    factor = min(1.0, SMALL_SIDE / max(columns, rows)) if preset == "small" else 1.0
+    factor = min(1.0, SMALL_SIDE / max(columns, rows)) if preset != "base" else 1.0
     columns, rows = round(columns * factor), round(rows * factor)
     if min(columns, rows) < SMALLEST_SIDE:
         raise InputError(f"task {task.name}: DenseNet-121 needs {SMALLEST_SIDE} pixels a side; give it a larger patch")

@@ -75,13 +75,17 @@ class NetworkConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"channels": (8, 16, 32, 48), "embedding": 96, "depth": 2, "heads": 4},
     "small": {"channels": (16, 32, 64, 96), "embedding": 192, "depth": 4, "heads": 6},
     "base": {"channels": (32, 64, 128, 256), "embedding": 512, "depth": 8, "heads": 8, "deep_supervision": True},
 }
 
 
 def preset(name: str, in_channels: int, out_channels: int, strides: tuple[Triple, ...]) -> NetworkConfig:
-    """The configuration of a preset: `small` trains on two cores, `base` wants a GPU. InputError for any other."""
+    """The configuration of a preset: `small` trains on two cores, `base` wants a GPU, `tiny` is to try things out.
+
+    Raises InputError for any other, and for as many strides as it has no levels.
+    """
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
     if len(strides) != (levels := len(PRESETS[name]["channels"])):

@@ -48,7 +48,7 @@ from twinseg.volumes import read_image, to_ras, write_atomically
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MINUTES = {"small": 50.0, "base": 480.0}
+DEFAULT_MINUTES = {"tiny": 10.0, "small": 50.0, "base": 480.0}
 """How long a training lasts when neither epochs nor minutes are given."""
 
 CHECKPOINT_SECONDS = 120.0

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from twinseg.classification import build_classifier, network_description
+from twinseg.classification import network_description, start_classifier
 from twinseg.errors import InputError
 from twinseg.model_file import load_model, save_model
 from twinseg.network import NetworkConfig, build_network, preset
@@ -39,20 +40,15 @@ def write_initial_model(
     Args:
         network: a preset, or the fields of a `NetworkConfig` but for channels in and out; one level a stride, and
             strides of 2 where none are named.
-        init: a segmentation model, also of another task, whose weights are taken where they fit.
+        init: a model, also of another task, whose weights are taken where they fit.
 
     Raises:
         InputError: no such preset, fields that no network has, or a model that fits nowhere.
     """
     torch.manual_seed(seed)
     if task.kind == "classification":
-        return save_model(
-            path,
-            build_classifier(task).state_dict(),
-            task=task,
-            network=network_description(task),
-            provenance={"program": "twinfed", "seed": seed},
-        )
+        classifier, parent_hash = start_classifier(task, init)
+        return _save(path, classifier, task, network_description(task), seed, parent_hash)
     channels = {"in_channels": len(task.sequences), "out_channels": len(label_values(task))}
     try:
         if isinstance(network, str):
@@ -63,9 +59,14 @@ def write_initial_model(
         built = build_network(config)
     except (TypeError, KeyError) as error:
         raise InputError(f"the network cannot be built ({error}); name a preset, or channels, embedding …") from error
-    provenance: dict[str, Any] = {"program": "twinfed", "seed": seed}
-    if init is not None:
-        parent = load_model(init)
+    parent = None if init is None else load_model(init)
+    if parent is not None and init is not None:
         take_weights(built, task, parent, init)
-        provenance["parent"] = parent.card.hash
-    return save_model(path, built.state_dict(), task=task, network=config.to_dict(), provenance=provenance)
+    return _save(path, built, task, config.to_dict(), seed, None if parent is None else parent.card.hash)
+
+
+def _save(
+    path: Path, network: nn.Module, task: Task, description: Mapping[str, Any], seed: int, parent: str | None
+) -> str:
+    provenance = {"program": "twinfed", "seed": seed, **({} if parent is None else {"parent": parent})}
+    return save_model(path, network.state_dict(), task=task, network=description, provenance=provenance)

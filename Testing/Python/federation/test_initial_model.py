@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,36 @@ def test_a_model_that_fits_nowhere_is_refused(tmp_path: Path) -> None:
         write_initial_model(
             tmp_path / "own.safetensors", task, {**NETWORK, "embedding": 96}, 0, tmp_path / "parent.safetensors"
         )
+
+
+def test_a_classifier_keeps_what_another_one_learned_but_for_its_last_layer(tmp_path: Path, read: Any) -> None:
+    task = task_of("chest-ct-cancer", {"patch": [64, 64, 1]})
+    others = replace(task, classes=task.classes[:3])
+    parent = write_initial_model(tmp_path / "parent.safetensors", others, seed=1)
+
+    write_initial_model(tmp_path / "own.safetensors", task, seed=2, init=tmp_path / "parent.safetensors")
+
+    own, first = (read(tmp_path / f"{name}.safetensors") for name in ("own", "parent"))
+    differing = {name for name in own if not np.array_equal(own[name], first[name])}
+    assert differing == {"class_layers.out.weight", "class_layers.out.bias"}
+    assert load_model(tmp_path / "own.safetensors").card.provenance["parent"] == parent
+
+
+def test_the_command_writes_a_model_on_the_grid_that_was_asked_for(tmp_path: Path, twinfed: Any) -> None:
+    model, words = tmp_path / "first.safetensors", ("--preset", "tiny", "--spacing", "5", "--patch", "32")
+
+    assert twinfed("initial", model, "--task", "brats-glioma", *words, log=tmp_path / "log").wait(timeout=120) == 0
+
+    loaded = load_model(model)
+    assert (loaded.card.task.spacing, loaded.card.task.patch) == ((5.0, 5.0, 5.0), (32, 32, 32))
+    assert loaded.card.hash in (tmp_path / "log").read_text()
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, twinfed: Any) -> None:
+    words = ("--task", "brats-glioma", "--patch", "33")
+
+    assert twinfed("initial", tmp_path / "first.safetensors", *words, log=tmp_path / "log").wait(timeout=120) == 2
+
+    (said,) = (tmp_path / "log").read_text().splitlines()
+    assert "33 voxels" in said
+    assert not (tmp_path / "first.safetensors").exists()
