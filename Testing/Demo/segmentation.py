@@ -15,6 +15,8 @@ from twinseg.volumes import read_labels
 
 STARTER = "brats-glioma"
 """The task whose starter model both parts begin with."""
+RATE = "2e-4"
+"""Learning rate: low, as in minutes at the usual one it would forget more than it learns."""
 
 
 def show_synthetic(commands: Commands, folder: Path, minutes: float) -> None:
@@ -43,9 +45,7 @@ def _train_and_score(commands: Commands, data: Path, task: str, minutes: float, 
     page = commands.page
     model, scores, picture = folder / f"{task}.safetensors", folder / f"{task}-test.json", folder / f"{task}.nii.gz"
     start = starter_model(STARTER)
-    schedule = ["--minutes", f"{minutes:g}"]
-    if task == STARTER:  # minutes on a few patients at the usual rate would make it forget more than it learns
-        schedule += ["--learning-rate", "2e-4"]
+    schedule = ["--minutes", f"{minutes:g}", "--learning-rate", RATE]
     commands.run("twinseg", "train", data, "--task", task, "--output", model, "--init", start, *schedule)
     page.picture(model.with_suffix(".png").read_bytes(), "training curve")
     commands.run("twinseg", "evaluate", data, "--model", model, "--json", scores)

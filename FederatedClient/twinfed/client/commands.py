@@ -22,19 +22,16 @@ def initial(
     task: Annotated[str, typer.Option(help="Its task: a name, or a .toml file.")],
     preset: Annotated[str, typer.Option(help="tiny (to try out), small (two cores) or base (GPU).")] = "small",
     init: Annotated[Path | None, typer.Option(help="A model, also of another task, whose weights are taken.")] = None,
-    spacing: Annotated[float | None, typer.Option(help="Of the network's grid, in mm, in place of the task's.")] = None,
-    patch: Annotated[int | None, typer.Option(help="Side of what it is trained on, in voxels, likewise.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """Write the model that a federation begins with: random weights, or those of another model."""
     with one_kind_of_error():
-        from twinfed.client.initial_model import task_of, write_initial_model
+        from twinfed.client.initial_model import write_initial_model
+        from twinseg.tasks import load_task
         from twinseg.training_run import check_output
 
         check_output(output)
-        given = {"spacing": spacing, "patch": patch}
-        changed = task_of(task, {key: value for key, value in given.items() if value is not None})
-        digest = write_initial_model(output, changed, preset, seed, init)
+        digest = write_initial_model(output, load_task(task), preset, seed, init)
     print(f"{output}: {digest}")
 
 

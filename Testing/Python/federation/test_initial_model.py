@@ -64,10 +64,12 @@ def test_a_classifier_keeps_what_another_one_learned_but_for_its_last_layer(tmp_
     assert load_model(tmp_path / "own.safetensors").card.provenance["parent"] == parent
 
 
-def test_the_command_writes_a_model_on_the_grid_that_was_asked_for(tmp_path: Path, twinfed: Any) -> None:
-    model, words = tmp_path / "first.safetensors", ("--preset", "tiny", "--spacing", "5", "--patch", "32")
+def test_the_command_writes_a_model_for_a_task_file(tmp_path: Path, twinfed: Any) -> None:
+    model, task = tmp_path / "first.safetensors", tmp_path / "coarse.toml"
+    task.write_text(task_of("brats-glioma", {"spacing": 5.0, "patch": 32}).to_toml(), encoding="utf-8")
 
-    assert twinfed("initial", model, "--task", "brats-glioma", *words, log=tmp_path / "log").wait(timeout=120) == 0
+    words = ("initial", model, "--task", task, "--preset", "tiny")
+    assert twinfed(*words, log=tmp_path / "log").wait(timeout=120) == 0
 
     loaded = load_model(model)
     assert (loaded.card.task.spacing, loaded.card.task.patch) == ((5.0, 5.0, 5.0), (32, 32, 32))
@@ -75,10 +77,10 @@ def test_the_command_writes_a_model_on_the_grid_that_was_asked_for(tmp_path: Pat
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, twinfed: Any) -> None:
-    words = ("--task", "brats-glioma", "--patch", "33")
+    words = ("--task", "brats-glioma", "--preset", "huge")
 
     assert twinfed("initial", tmp_path / "first.safetensors", *words, log=tmp_path / "log").wait(timeout=120) == 2
 
     (said,) = (tmp_path / "log").read_text().splitlines()
-    assert "33 voxels" in said
+    assert "'huge' is unknown; use one of tiny, small, base" in said
     assert not (tmp_path / "first.safetensors").exists()
