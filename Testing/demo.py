@@ -28,7 +28,7 @@ SUMMARY = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo"))
-    parser.add_argument("--minutes", type=float, default=0.75, help="of training, for each of the two models")
+    parser.add_argument("--minutes", type=float, default=0.75, help="of training on the real cases")
     parser.add_argument("--real", type=Path, default=REAL, help="folder of real lower-grade gliomas, if there is one")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: nothing that was started runs on
@@ -38,7 +38,7 @@ def main() -> int:
     page = Page("TwinSegSlicer: a demonstration", SUMMARY)
     commands = Commands(page)
     try:
-        segmentation.show_synthetic(commands, folder, options.minutes)
+        segmentation.show_synthetic(commands, folder)
         segmentation.show_real(commands, folder, options.real, options.minutes)
         patient_twin.show(commands, folder)
         federation.show(commands, folder)
