@@ -92,7 +92,7 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
     output: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     task: Annotated[str, typer.Option(help="Task by name, or its .toml file.")],
-    init: Annotated[Path | None, typer.Option(help="Model file to start from.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Model file to start from, also of another task.")] = None,
     preset: Annotated[str, typer.Option(help="tiny (to try out), small (two cores) or base (GPU).")] = "small",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training cases, or")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="how long to train (default: 50 for small).")] = None,

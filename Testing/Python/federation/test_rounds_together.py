@@ -61,11 +61,7 @@ def test_sites_over_http_make_the_model_of_the_simulation(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "ahead"),
-    # One of the four institutions has 41 of the 93 patients: alone it is as good as all of them, give or take.
-    [("smoke.toml", 0.0), ("lgg-federation.toml", 0.02)],
-)
+@pytest.mark.parametrize("file", ["smoke.toml", "lgg-federation.toml"])
 def test_four_rounds_of_real_processes_beat_every_site_alone_and_equal_the_simulation(
     tmp_path: Path,
     twinfed: Any,
@@ -73,7 +69,6 @@ def test_four_rounds_of_real_processes_beat_every_site_alone_and_equal_the_simul
     read: Any,
     capsys: pytest.CaptureFixture[str],
     file: str,
-    ahead: float,
 ) -> None:
     written = load_simulation(Path(__file__).parents[2] / "Experiments" / file)
     if missing := [str(folder) for folder in written.sites.values() if not folder.is_dir()]:
@@ -102,8 +97,7 @@ def test_four_rounds_of_real_processes_beat_every_site_alone_and_equal_the_simul
     with capsys.disabled():
         print(f"\nDice on {len(union)} test cases: federated {federated:.3f}, alone {alone}")
     assert max(float(np.abs(final[name] - expected[name]).max()) for name in final) < 1e-4
-    assert federated > max(alone.values()) - ahead
-    assert federated > sorted(alone.values())[-2]
+    assert federated > max(alone.values())
 
 
 def test_real_processes_finish_the_rounds_and_leave_twins(
