@@ -136,6 +136,11 @@ def openInSegmentEditor(node: Any) -> None:
     display = node.GetDisplayNode()
     for name in regionSegments(task):
         display.SetSegmentVisibility(name, False)
+    editLabels(node, imagesOf(node).get(node.GetAttribute(REFERENCE)), task)
+
+
+def editLabels(node: Any, image: Any, task: Task) -> None:
+    """Open a segmentation's labels in the Segment Editor, over their image."""
     editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
     if editor is None:
         editor = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
@@ -143,7 +148,7 @@ def openInSegmentEditor(node: Any) -> None:
         editor.SetSingletonTag("SegmentEditor")
         editor = slicer.mrmlScene.AddNode(editor)
     editor.SetAndObserveSegmentationNode(node)
-    editor.SetAndObserveSourceVolumeNode(imagesOf(node).get(node.GetAttribute(REFERENCE)))
+    editor.SetAndObserveSourceVolumeNode(image)
     editor.SetSelectedSegmentID(task.labels[-1].name)
     # A voxel has one label; painting one takes it from the others, but not from the regions, which are hidden.
     editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
@@ -184,7 +189,7 @@ def correctedCase(node: Any) -> CorrectedCase:
             )
         )
     predicted = _predicted(node, grid)
-    labels = _labels(node, grid, task)
+    labels = labelsOf(node, grid, task)
     _checkRegions(node, grid, task, labels, predicted)
     return CorrectedCase(
         task,
@@ -202,7 +207,7 @@ def _imageRoles(node: Any) -> list[str]:
     return [role for role in roles if role.startswith(IMAGE)]
 
 
-def _labels(node: Any, grid: NodeImage, task: Task) -> NDArray[Any]:
+def labelsOf(node: Any, grid: NodeImage, task: Task) -> NDArray[Any]:
     """The label map (K, J, I) of the labels' segments. Raises ValueError for overlaps and for other segments."""
     known = {label.name: label.value for label in task.labels}
     labels = np.zeros(grid.array.shape, np.uint8 if max(known.values()) < 256 else np.uint16)

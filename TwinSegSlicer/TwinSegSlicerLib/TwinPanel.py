@@ -11,12 +11,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from twinseg.tasks import load_task
+from twinseg.volumes import Volume
 
 from .SegmentationResult import TASK
 from .TwinChoice import TwinChoice
 from .TwinForecastPanel import TwinForecastPanel
-from .TwinRecord import listTwins
+from .TwinRecord import TwinRecord, listTwins
 from .TwinResponsePanel import TwinResponsePanel
+from .TwinScene import drawnLabels, showCorrected
 from .TwinSession import TwinSession, inWords, isCancelled
 from .TwinTimelinePanel import TwinTimelinePanel
 from .TwinTreatmentsPanel import TwinTreatmentsPanel
@@ -49,9 +51,10 @@ class TwinPanel:
         self._openFile = openFile or _openInBrowser
         self._node: Any = None
         self._isListing = False
+        self._timeline = TwinTimelinePanel(self.ui, self.session)
         self._parts = [
             TwinTreatmentsPanel(self.ui, self.session),
-            TwinTimelinePanel(self.ui, self.session),
+            self._timeline,
             TwinResponsePanel(self.ui, self.session),
             TwinForecastPanel(self.ui, self.session, parameters),
         ]
@@ -62,6 +65,8 @@ class TwinPanel:
         self.ui.twinComboBox.connect("currentIndexChanged(int)", self._onChosen)
         self.ui.createButton.connect("clicked(bool)", self._onCreate)
         self.ui.addButton.connect("clicked(bool)", self._onAdd)
+        self.ui.correctButton.connect("clicked(bool)", self._onCorrect)
+        self.ui.scanSlider.connect("valueChanged(int)", lambda _number: self._update())
         self.ui.reportButton.connect("clicked(bool)", self._onReport)
         self.ui.stopButton.connect("clicked(bool)", lambda _checked=False: self.session.cancel())
         self.listTwins()
@@ -150,6 +155,31 @@ class TwinPanel:
                 byExpert=self.ui.expertCheckBox.checked,
                 noTumour=self.ui.noTumourCheckBox.checked,
             )
+
+    def _onCorrect(self) -> None:
+        before, scan = self.session.record, self._timeline.scan
+        with slicer.util.tryWithErrorDisplay(_("The scan was not corrected.")):
+            labels = drawnLabels(before, scan)
+            self.session.correct(
+                scan.name,
+                labels,
+                lambda: self._onCorrected(scan.name, labels, before),
+                byExpert=self.ui.expertCheckBox.checked,
+                noTumour=self.ui.noTumourCheckBox.checked,
+            )
+
+    def _onCorrected(self, name: str, labels: Volume, before: TwinRecord) -> None:
+        now = self.session.record
+        scan = now.twin.timepoint(name)
+        if scan.segmentation == scan.segmentations[-1]:
+            self._timeline.hideChange()
+            showCorrected(now, scan, labels)
+            text = _("Day {day:g} corrected: {region} {now:.1f} mL, {before:.1f} mL before.")
+            volumes = {"now": now.total(name)[0], "before": before.total(name)[0]}
+            tell(self.ui.stepLabel, text.format(day=scan.day, region=now.region, **volumes))
+        else:
+            text = _("Kept; but an expert has drawn day {day:g}, which counts. Tick the box if yours is an expert's.")
+            tell(self.ui.stepLabel, text.format(day=scan.day))
 
     # --- what is shown -----------------------------------------------------------------------------------------------
 

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
 from twinseg.tasks import Task, load_task
-from twinseg.volumes import Volume
+from twinseg.volumes import Volume, resample_to
 
 from .Background import BackgroundTask
 from .BatchCases import removeWithDisplay
-from .SegmentationResult import PreparedResult, addSegments, prepareLabels, setDisplay, setVoxels
+from .Corrections import editLabels, labelsOf
+from .SegmentationResult import PreparedResult, addSegments, prepareLabels, regionSegments, setDisplay, setVoxels
 from .ShareOverlay import drawAsShares
 from .TwinNodes import TwinNodes, copyInto, makeColors
 from .TwinRecord import TwinRecord
+from .VolumeBridge import nodeImage
 
 SCAN, BROWSER, CHANGE, PROBABILITY = "scan", "browser", "change", "probability"
 KINDS = {  # the first is what the browser goes by
@@ -40,13 +42,12 @@ SHOWN_PROBABILITY = 0.05
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A scan, read: its image, the grey values from black to white, and its segmentation, on their own grids."""
+    """A scan, read: its image, the grey values from black to white, and its segmentation, all on its grid."""
 
     image: Volume
     voxels: NDArray[Any]
     window: tuple[float, float]
-    drawn: PreparedResult | None
-    affine: NDArray[np.float64]
+    drawn: PreparedResult
 
 
 class TwinLoader:
@@ -139,18 +140,19 @@ class TwinLoader:
         for node in (copy, volume):
             node.SetAndObserveImageData(image)
         yield
-        if loaded.drawn is None:
-            return
         segmentation = self._make("segmentation", scan)
         yield
         with slicer.util.NodeModify(segmentation):
             segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-            addSegments(segmentation, loaded.drawn, self._task, slicer.util.vtkMatrixFromArray(loaded.affine))
+            addSegments(segmentation, loaded.drawn, self._task, slicer.util.vtkMatrixFromArray(loaded.image.affine))
             setDisplay(segmentation, self._task)
             segmentation.GetDisplayNode().SetVisibility(False)  # the browser shows the scan's copy
             segmentation.SetAndObserveTransformNodeID(transform.GetID())
         yield
         copyInto(self._sequences["segmentation"], segmentation, f"{scan.day:g}")
+        yield
+        for name in regionSegments(self._task):  # its labels are what is edited; regions are made of them
+            segmentation.GetSegmentation().RemoveSegment(name)
 
     def _make(self, kind: str, scan: Any) -> Any:
         name = _("day {day:g} {what}").format(day=scan.day, what=self._title(kind))
@@ -189,10 +191,12 @@ class TwinLoader:
 
 def _read(record: TwinRecord, scan: Any, sequence: str, task: Task) -> _Loaded:
     image, labels = record.twin.image(scan, sequence), record.twin.labels(scan)
-    drawn = prepareLabels(np.ascontiguousarray(labels.array.T), task) if labels is not None else None
-    affine = image.affine if labels is None else labels.affine
+    if labels is None:
+        labels = Volume(np.zeros(image.shape, np.uint8), image.affine)
+    image = resample_to(image, labels.affine, labels.shape)  # a sequence may have another grid than what was drawn on
+    drawn = prepareLabels(np.ascontiguousarray(labels.array.T), task)
     low, high = np.percentile(image.array[::2, ::2, ::2], (1, 99.5))
-    return _Loaded(image, np.ascontiguousarray(image.array.T), (float(low), float(high)), drawn, affine)
+    return _Loaded(image, np.ascontiguousarray(image.array.T), (float(low), float(high)), drawn)
 
 
 def _setWindow(volume: Any, window: tuple[float, float]) -> None:
@@ -213,16 +217,73 @@ def shownNode(record: TwinRecord, kind: str) -> Any:
     return browser.GetProxyNode(sequence) if browser is not None and sequence is not None else None
 
 
+def shownScan(record: TwinRecord) -> Any:
+    """The scan that the browser shows; None where its image and its segmentation are not in the scene."""
+    browser = TwinNodes(record.pseudonym).find(BROWSER)
+    if browser is None:
+        return None
+    value = browser.GetMasterSequenceNode().GetNthIndexValue(browser.GetSelectedItemNumber())
+    scan = next((scan for scan in record.scans if f"{scan.day:g}" == value), None)
+    return scan if scan is not None and None not in _ownNodes(record, scan) else None
+
+
 def showScan(record: TwinRecord, scan: Any) -> None:
     """Step the browser to a scan, and the slice views to its largest lesion."""
     nodes = TwinNodes(record.pseudonym)
+    _hideEdited(record)
     if (browser := nodes.find(BROWSER)) is not None:
         browser.SetSelectedItemByIndexValue(f"{scan.day:g}", True)
-    shown, own = shownNode(record, "image"), nodes.find(f"{SCAN} {scan.name} image")
+    shown, own = shownNode(record, "image"), _ownNodes(record, scan)[0]
     if shown is not None and own is not None:  # scanners differ in what is white
         display = own.GetDisplayNode()
         _setWindow(shown, (display.GetWindowLevelMin(), display.GetWindowLevelMax()))
     jumpTo(record, scan.name)
+
+
+def editScan(record: TwinRecord, scan: Any) -> None:
+    """Open a scan's own segmentation in the Segment Editor, over its image and in place of the browser's copy."""
+    image, node = _ownNodes(record, scan)
+    _showSegmentation(record, False)
+    node.SetDisplayVisibility(True)
+    slicer.util.setSliceViewerLayers(background=image)
+    editLabels(node, image, load_task(record.twin.task))
+
+
+def drawnLabels(record: TwinRecord, scan: Any) -> Volume:
+    """The labels of a scan's own segmentation, on the grid of its image. Raises ValueError where they are off it."""
+    image, node = _ownNodes(record, scan)
+    if node.GetParentTransformNode() is not image.GetParentTransformNode():
+        text = _("{name} is under another transform than {image}: put both under the same one")
+        raise ValueError(text.format(name=node.GetName(), image=image.GetName()))
+    grid = nodeImage(image)
+    return Volume(labelsOf(node, grid, load_task(record.twin.task)).T, grid.localMatrix)
+
+
+def showCorrected(record: TwinRecord, scan: Any, labels: Volume) -> None:
+    """Show a scan's corrected labels by the browser, with the regions that they make; what was edited is hidden."""
+    nodes, task, node = TwinNodes(record.pseudonym), load_task(record.twin.task), _ownNodes(record, scan)[1]
+    if shownScan(record) is None or node is None:
+        return  # it was taken out of the scene meanwhile
+    copy = copyInto(nodes.find(f"{BROWSER} segmentation"), node, f"{scan.day:g}")
+    copy.GetSegmentation().RemoveAllSegments()
+    prepared = prepareLabels(np.ascontiguousarray(labels.array.T), task)
+    addSegments(copy, prepared, task, slicer.util.vtkMatrixFromArray(labels.affine))
+    _hideEdited(record)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(nodes.find(BROWSER))
+
+
+def _hideEdited(record: TwinRecord) -> None:
+    """Let the browser's copy be seen again in place of the segmentation that was edited."""
+    for node in TwinNodes(record.pseudonym).all(SCAN):
+        if node.IsA("vtkMRMLSegmentationNode") and node.GetDisplayVisibility():
+            node.SetDisplayVisibility(False)
+            _showSegmentation(record, True)
+
+
+def _ownNodes(record: TwinRecord, scan: Any) -> tuple[Any, Any]:
+    """A scan's image and segmentation that lie below its day; None for what is not in the scene."""
+    nodes = TwinNodes(record.pseudonym)
+    return nodes.find(f"{SCAN} {scan.name} image"), nodes.find(f"{SCAN} {scan.name} segmentation")
 
 
 def jumpTo(record: TwinRecord, scan: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from slicer.i18n import tr as _
 
 from twinseg.errors import InputError
@@ -35,6 +36,7 @@ class TwinSession:
         self._background: BackgroundTask | None = None
         self._files: VisitFiles | None = None
         self._request = 0
+        self._isWriting = False
         self.record: TwinRecord | None = None
         self.forecasts: list[dict[str, Any]] = []
         self.forecastName = ""
@@ -125,6 +127,30 @@ class TwinSession:
 
         self._change(_("Assessing the response"), assess)
 
+    def correct(
+        self,
+        scan: str,
+        labels: Volume,
+        onDone: Callable[[], None],
+        *,
+        byExpert: bool = False,
+        noTumour: bool = False,
+    ) -> None:
+        """Keep labels, on the grid of its image, as the segmentation of a scan that is in the twin, and follow the
+        lesions anew; ends with `onDone()`. What the twin has already fails, unless an expert vouches for it now."""
+
+        def correct(twin: Any) -> None:
+            from twinseg.twin.timeline import correct_scan
+
+            point = twin.timepoint(scan)
+            has = twin.labels(point)
+            isUnchanged = has is not None and np.array_equal(has.array, labels.array)
+            if isUnchanged and (not byExpert or point.segmentation.origin == "expert"):
+                raise InputError(_("These labels are what the twin has; press Edit and correct them first"))
+            correct_scan(twin, scan, labels, "expert" if byExpert else "edited", no_tumour=noTumour)
+
+        self._change(_("Correcting the scan, following the lesions"), correct, onDone)
+
     def report(self, onDone: Callable[[Path], None]) -> None:
         """Write the patient's page, as HTML and PDF, into `reports` of the data folder; ends with `onDone(HTML
         file)`."""
@@ -187,9 +213,11 @@ class TwinSession:
     # --- one step at a time ------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Stop what is being done; the twin stays as it was."""
+        """Stop what is being done; the twin stays as it was. What writes to it beside the window goes on to its end."""
         if self._request:
             self._worker.cancel(self._request)
+        elif self._isWriting:
+            self._tell(_("It is being written and cannot be stopped any more"))
         elif self.isBusy:
             self._fail(_cancelled())
 
@@ -224,7 +252,7 @@ class TwinSession:
         if self._files is not None:
             self._files.remove()
         self._background = self._files = None
-        self._request = 0
+        self._request, self._isWriting = 0, False
         self._tell("")
 
     def _fail(self, error: Exception) -> None:
@@ -235,8 +263,8 @@ class TwinSession:
     def _inBackground(self, function: Callable[[], Any], onDone: OnDone) -> None:
         self._background = BackgroundTask(function, onDone, self._fail)
 
-    def _change(self, step: str, change: OnDone) -> None:
-        """Let `change(twin)` write to the open twin, and read it anew."""
+    def _change(self, step: str, change: OnDone, then: Callable[[], None] = lambda: None) -> None:
+        """Let `change(twin)` write to the open twin, and read it anew; then `then()`."""
         folder = self._openFolder
 
         def run() -> TwinRecord:
@@ -246,7 +274,8 @@ class TwinSession:
             return readTwin(folder)
 
         self._start(step)
-        self._inBackground(run, self._take)
+        self._isWriting = True
+        self._inBackground(run, lambda record: self._take(record, then))
 
     def _ask(self, message: dict[str, Any], onAnswer: OnDone) -> None:
         """Let the worker do what the present step needs."""
@@ -277,20 +306,16 @@ class TwinSession:
         """Read the open twin anew at the end of a step."""
         self._request = 0
         folder = self._openFolder
+        self._inBackground(lambda: readTwin(folder), lambda record: self._take(record, then))
 
-        def taken(record: TwinRecord) -> None:
-            self._take(record)
-            then()
-
-        self._inBackground(lambda: readTwin(folder), taken)
-
-    def _take(self, record: TwinRecord) -> None:
+    def _take(self, record: TwinRecord, then: Callable[[], None] = lambda: None) -> None:
         known = [(scan.name, scan.segmentation) for scan in self.record.scans] if self.record is not None else []
         if known != [(scan.name, scan.segmentation) for scan in record.scans] or not self._isOpen(record):
             self.forecasts, self.forecastName = [], ""  # of another patient, or they know less than the twin does now
         self.record = record
         self._end()
         self.changed.emit()
+        then()
 
 
 def _cancelled(wasDone: bool = False) -> WorkerError:

@@ -9,11 +9,13 @@ from slicer.i18n import tr as _
 
 from .TwinChart import showChart
 from .TwinNodes import TwinNodes
-from .TwinScene import BROWSER, TwinLoader, hideMaps, showChange, showScan
+from .TwinScene import BROWSER, TwinLoader, editScan, hideMaps, showChange, shownScan, showScan
 from .TwinSession import TwinSession, inWords
 from .TwinWidgets import offer, tell
 
 PREFERRED = ("t1ce", "flair")
+EDIT_TIP = _("Opens this scan's segmentation in the Segment Editor; then come back, and press Correct above")
+CORRECT_TIP = _("Keeps what was drawn into the scan shown under Timeline; its earlier segmentations stay on record")
 
 
 class TwinTimelinePanel:
@@ -26,9 +28,15 @@ class TwinTimelinePanel:
         ui.chartButton.connect("clicked(bool)", self._onChart)
         ui.scansButton.connect("clicked(bool)", self._onScans)
         ui.scanSlider.connect("valueChanged(int)", self._onScan)
+        ui.editScanButton.connect("clicked(bool)", self._onEdit)
         ui.changeButton.connect("clicked(bool)", self._onChange)
         session.changed.connect(self._onChanged)
         tell(self._ui.changeLabel, "")
+
+    @property
+    def scan(self) -> Any:
+        """The scan that is shown, whose segmentation can be edited; None where there is none."""
+        return shownScan(self._session.record) if self._session.record is not None and self._loader is None else None
 
     def update(self, reason: str) -> None:
         """reason: why nothing can be pressed; "" if it can."""
@@ -38,12 +46,22 @@ class TwinTimelinePanel:
         loading = _("The scans are being loaded") if self._loader is not None else ""
         offer(self._ui.chartButton, _("Draws each lesion's volume over the days"), reason or noScan)
         offer(self._ui.scansButton, _("Loads all scans, aligned to the baseline"), reason or noScan or loading)
+        scan = self.scan
+        notShown = _("Show the scans first: under Timeline") if scan is None else ""
+        offer(self._ui.editScanButton, EDIT_TIP, reason or notShown)
+        offer(self._ui.correctButton, CORRECT_TIP, reason or notShown)
+        self._ui.correctButton.text = _("Correct day {day:g}").format(day=scan.day) if scan else _("Correct scan")
         single = "" if drawn > 1 else _("The twin has no two segmented scans yet")
         tip = _("Lays over the images what is gone (blue), what stayed (yellow) and what is new (red)")
         offer(self._ui.changeButton, tip, reason or single)
         for box in (self._ui.beforeComboBox, self._ui.afterComboBox):
             box.enabled = drawn > 1
         self._ui.imageComboBox.enabled = bool(drawn)
+
+    def hideChange(self) -> None:
+        """Take the change between two scans out of the views: it lies over what is drawn, or is no longer right."""
+        if self._ui.changeButton.checked:
+            self._ui.changeButton.click()
 
     def clear(self) -> None:
         """The scene goes."""
@@ -112,6 +130,11 @@ class TwinTimelinePanel:
         scan = next((scan for scan in record.scans if f"{scan.day:g}" == value), None)
         if scan is not None:
             showScan(record, scan)
+
+    def _onEdit(self) -> None:
+        self.hideChange()
+        with slicer.util.tryWithErrorDisplay(_("The Segment Editor could not be opened.")):
+            editScan(self._session.record, self.scan)
 
     def _onChange(self, shown: bool) -> None:
         if not shown:

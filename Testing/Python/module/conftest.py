@@ -166,6 +166,21 @@ def two_scans(tmp_path_factory, patients) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def grown():
+    """A synthetic patient at three dates."""
+    return make_patient((5, 0), scanner=Scanner.for_site(0), size=48, spacing=4.0, visits=3, kind="ring")
+
+
+@pytest.fixture(scope="session")
+def three_scans(tmp_path_factory, grown) -> Path:
+    folder = tmp_path_factory.mktemp("twins") / "P-7"
+    twin = Twin.create(folder, task="brats-glioma", pseudonym="P-7")
+    for visit in grown.visits:
+        add_scan(twin, visit.day, {"t1ce": visit.images["t1ce"]}, labels=visit.labels, origin="model")
+    return folder
+
+
 @pytest.fixture
 def open_twin(panel, wait, own_home, two_scans):
     """A twin with two scans in the data folder, opened in the panel."""

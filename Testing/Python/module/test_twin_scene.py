@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from twinseg.phantom import Scanner, make_patient
 from twinseg.twin.forecast import Band, Forecast, TimeToProgression
-from twinseg.twin.store import Twin
-from twinseg.twin.timeline import add_scan, change_map
+from twinseg.twin.timeline import change_map
 from twinseg.volumes import Volume
 
 SECONDS = 120
-
-
-@pytest.fixture(scope="session")
-def grown():
-    """A synthetic patient at three dates."""
-    return make_patient((5, 0), scanner=Scanner.for_site(0), size=48, spacing=4.0, visits=3, kind="ring")
-
-
-@pytest.fixture(scope="session")
-def three_scans(tmp_path_factory, grown) -> Path:
-    folder = tmp_path_factory.mktemp("twins") / "P-7"
-    twin = Twin.create(folder, task="brats-glioma", pseudonym="P-7")
-    for visit in grown.visits:
-        add_scan(twin, visit.day, {"t1ce": visit.images["t1ce"]}, labels=visit.labels, origin="model")
-    return folder
 
 
 @pytest.fixture
