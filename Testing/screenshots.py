@@ -43,6 +43,7 @@ def main() -> None:
                     pictures.draw(Path(home))
                 finally:
                     pictures.widget.cleanup()
+                    host.close_scene()
 
 
 if __name__ == "__main__":

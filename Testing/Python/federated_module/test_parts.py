@@ -63,6 +63,8 @@ def test_the_chart_is_brought_up_to_date_and_not_made_twice(slicer_host, snapsho
     assert math.isnan(table.GetColumnByName(series.GetYColumnName()).GetValue(0))
     assert table.GetColumnByName(series.GetYColumnName()).GetValue(1) == 0.6
     assert not charts[0].GetSaveWithScene()
+    assert not charts[0].GetYAxisRangeAuto()  # a chart that was shown before may have had millilitres
+    assert charts[0].GetYAxisRange()[1] < 1.5
 
 
 def test_weights_and_traffic_are_shown(module, snapshot):
