@@ -181,7 +181,7 @@ def test_a_contradictory_configuration_is_refused(change: dict, fault: str) -> N
 
 
 def test_an_unknown_preset_is_bad_input() -> None:
-    with pytest.raises(InputError, match="'huge' is unknown; use one of small, base"):
+    with pytest.raises(InputError, match="'huge' is unknown; use one of tiny, small, base"):
         preset("huge", 1, 2, ((2, 2, 2),) * 4)
 
 
