@@ -154,7 +154,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, cohort: Path, model: Path) -> 
         ("train good --task brats-glioma --output no/m.safetensors", "no/m.safetensors", "does not exist"),
         ("train good --task no-task --output n.safetensors", "no-task", "known tasks are"),
         ("train good --task no.toml --output n.safetensors", "no.toml", "cannot be read"),
-        ("train good --task brats-glioma --output n.safetensors --preset huge", "'huge'", "use one of tiny, small, base"),
+        ("train good --task brats-glioma --output n.safetensors --preset huge", "'huge'", "use one of tiny, small"),
         ("train good --task brats-glioma --output n.safetensors --epochs 1 --minutes 1", "--epochs", "one of them"),
         ("train labels --task lgg-flair --output n.safetensors --epochs 1", "labels/seg.nii.gz", "relabel the map"),
         ("train adc --task brats-glioma --output n.safetensors --epochs 1", "adc", "but no t1"),
