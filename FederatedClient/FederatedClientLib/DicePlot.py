@@ -55,9 +55,8 @@ def update(snapshot: Snapshot) -> Any:
     chart.SetXAxisTitle(_("Rounds done"))
     chart.SetYAxisTitle(_("Mean Dice"))
     chart.SetYAxisRangeAuto(False)  # else the view keeps that of the chart before
-    chart.SetYAxisRange(
-        0.0, 1.3 * max([0.1, *(dice for _number, row in rows for dice in row.values())])
-    )  # for the legend
+    highest = max(dice for _number, row in rows for dice in row.values())
+    chart.SetYAxisRange(0.0, 1.3 * max(highest, 0.1))  # room for the legend
     for kind, column in zip(KINDS, columns[1:], strict=True):
         series = _series(kind, column.GetName(), table, columns[0].GetName())
         if not chart.HasPlotSeriesNodeID(series.GetID()):

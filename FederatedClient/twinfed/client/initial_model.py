@@ -59,10 +59,12 @@ def write_initial_model(
         built = build_network(config)
     except (TypeError, KeyError) as error:
         raise InputError(f"the network cannot be built ({error}); name a preset, or channels, embedding …") from error
-    parent = None if init is None else load_model(init)
-    if parent is not None and init is not None:
+    parent_hash = None
+    if init is not None:
+        parent = load_model(init)
         take_weights(built, task, parent, init)
-    return _save(path, built, task, config.to_dict(), seed, None if parent is None else parent.card.hash)
+        parent_hash = parent.card.hash
+    return _save(path, built, task, config.to_dict(), seed, parent_hash)
 
 
 def _save(
