@@ -16,7 +16,8 @@ WATCHED = 20.0
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads processor times as Linux counts them")
 def test_no_beat_is_missed_while_a_site_trains_at_full_load(slicer_host, module, cases, until, tmp_path, monkeypatch):
-    from FederatedClientLib.SelfTest import Heartbeat, makeModel
+    from FederatedClientLib.SelfTest import makeModel
+    from TwinSegSlicerLib.Heartbeat import Heartbeat
 
     cores = os.cpu_count() or 1
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
@@ -52,5 +53,5 @@ def longest_pause(heartbeat, until, is_watched, seconds):
     end = time.perf_counter() + seconds
     until(lambda: time.perf_counter() > end)
     longest = beats.stop()
-    assert beats.beats > 0
+    assert beats.watched
     return longest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,7 +15,6 @@ from twinseg.twin.store_verify import verify
 from twinseg.twin.timeline import add_scan
 
 SECONDS = 240
-WAITED = Path("/proc/thread-self/schedstat")  # Linux: the second number is how long this thread waited for a core, ns
 
 
 def test_two_scans_become_a_timeline_with_a_response(slicer_host, module_widget, panel, wait, select, patients):
@@ -54,37 +52,21 @@ def test_two_scans_become_a_timeline_with_a_response(slicer_host, module_widget,
     assert "from the nadir of day 0" in ui.traceLabel.text
 
 
-def own_clock():
-    """Seconds, less those in which other programs had the core: what they take is not the module's doing."""
-    waited = int(WAITED.read_text().split()[1]) / 1e9 if WAITED.exists() else 0.0
-    return time.perf_counter() - waited
-
-
 def test_the_window_stays_alive_while_a_twin_is_read_shown_and_compared(slicer_host, panel, wait, open_twin):
-    import qt
+    from TwinSegSlicerLib.Heartbeat import Heartbeat
 
-    ui, gaps, last = panel.ui, [], [own_clock()]
-
-    def beat():
-        now = own_clock()
-        gaps.append(now - last[0])
-        last[0] = now
-
-    timer = qt.QTimer()
-    timer.setInterval(5)
-    timer.connect("timeout()", beat)
+    ui = panel.ui
     slicer_host.process_events()
-    last[0] = own_clock()
-    timer.start()
+    heartbeat = Heartbeat()
     ui.twinComboBox.setCurrentIndex(0)
     ui.twinComboBox.setCurrentIndex(ui.twinComboBox.findText("P-7"))
     wait()
     ui.scansButton.click()
     assert slicer_host.app.wait_until(lambda: ui.scanSlider.enabled, SECONDS)
-    timer.stop()
+    heartbeat.stop()
 
-    assert len(gaps) > 5
-    assert sorted(gaps)[-2] <= 0.05  # the views are drawn once, in one go
+    assert len(heartbeat.watched) > 5
+    assert sorted(heartbeat.watched)[-2] <= 0.05  # the views are drawn once, in one go
 
 
 def test_a_scan_of_another_patient_is_refused_and_the_twin_stays_as_it_was(
