@@ -18,7 +18,7 @@ from .TwinChoice import TwinChoice
 from .TwinForecastPanel import TwinForecastPanel
 from .TwinRecord import TwinRecord, listTwins
 from .TwinResponsePanel import TwinResponsePanel
-from .TwinScene import drawnLabels, showCorrected
+from .TwinScene import drawnLabels, handedBack, showCorrected
 from .TwinSession import TwinSession, inWords, isCancelled
 from .TwinTimelinePanel import TwinTimelinePanel
 from .TwinTreatmentsPanel import TwinTreatmentsPanel
@@ -171,6 +171,7 @@ class TwinPanel:
     def _onCorrected(self, name: str, labels: Volume, before: TwinRecord) -> None:
         now = self.session.record
         scan = now.twin.timepoint(name)
+        handedBack(now, scan)
         if scan.segmentation == scan.segmentations[-1]:
             self._timeline.hideChange()
             showCorrected(now, scan, labels)

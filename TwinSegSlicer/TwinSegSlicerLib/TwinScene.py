@@ -38,6 +38,8 @@ CHANGES = (
 )
 OPACITY = 0.6
 SHOWN_PROBABILITY = 0.05
+OPENED = "TwinSeg.opened"
+"""Attribute of a segmentation that was opened to be edited, and is not handed back."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,21 @@ def editScan(record: TwinRecord, scan: Any) -> None:
     image, node = _ownNodes(record, scan)
     _showSegmentation(record, False)
     node.SetDisplayVisibility(True)
+    node.SetAttribute(OPENED, "1")
     slicer.util.setSliceViewerLayers(background=image)
     editLabels(node, image, load_task(record.twin.task))
+
+
+def openedScans(record: TwinRecord) -> list[Any]:
+    """The scans that were opened to be edited and are not handed back: what is drawn there stands in the scene only."""
+    nodes = ((scan, _ownNodes(record, scan)[1]) for scan in record.scans)
+    return [scan for scan, node in nodes if node is not None and node.GetAttribute(OPENED)]
+
+
+def handedBack(record: TwinRecord, scan: Any) -> None:
+    """What was drawn into a scan is in the twin now."""
+    if (node := _ownNodes(record, scan)[1]) is not None:
+        node.RemoveAttribute(OPENED)
 
 
 def drawnLabels(record: TwinRecord, scan: Any) -> Volume:

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from .TwinChart import showChart
 from .TwinNodes import TwinNodes
-from .TwinScene import BROWSER, TwinLoader, editScan, hideMaps, showChange, shownScan, showScan
+from .TwinScene import BROWSER, TwinLoader, editScan, hideMaps, openedScans, showChange, shownScan, showScan
 from .TwinSession import TwinSession, inWords
 from .TwinWidgets import offer, tell
 
@@ -98,6 +98,10 @@ class TwinTimelinePanel:
             showChart(self._session.record, self._session.forecasts)
 
     def _onScans(self) -> None:
+        if days := ", ".join(f"{scan.day:g}" for scan in openedScans(self._session.record)):
+            question = _("Load the scans again? What was drawn into day {days} and not kept by Correct is lost.")
+            if not slicer.util.confirmOkCancelDisplay(question.format(days=days)):
+                return
         with slicer.util.tryWithErrorDisplay(_("The scans could not be loaded.")):
             record, sequence = self._session.record, self._ui.imageComboBox.currentText
             self._loader = TwinLoader(record, sequence, self._onLoaded, self._onRefused)

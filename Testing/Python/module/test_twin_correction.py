@@ -102,6 +102,25 @@ def test_a_scan_is_corrected_and_its_correction_counts(slicer_host, panel, wait,
     assert (segmentation.GetDisplayVisibility(), shown.GetDisplayVisibility()) == (0, 1)
 
 
+def test_what_is_drawn_and_not_kept_is_not_dropped_without_asking(
+    slicer_host, panel, wait, open_twin, show_scans, edit
+):
+    question = "drawn into day 70 and not kept by Correct is lost"
+    show_scans()
+    edit()
+    with slicer_host.dialogs.answer(question, 0x00400000):  # Cancel
+        panel.ui.scansButton.click()
+    panel.ui.correctButton.click()
+    wait()
+    assert panel.session.record.scans[1].segmentations[-1].origin == "edited"
+
+    show_scans()
+    assert sum(question in text for text in slicer_host.dialogs.shown) == 1
+    edit()
+    show_scans()
+    assert sum(question in text for text in slicer_host.dialogs.shown) == 2
+
+
 def test_labels_that_the_twin_has_are_not_written_again(slicer_host, panel, wait, open_twin, show_scans):
     revision = panel.session.record.twin.revision
     show_scans()
