@@ -40,16 +40,10 @@ def score_sites(served: Mapping[str, Path], pictures: LabelledPictures, task: Ta
 
 
 def score(model: Path, pictures: LabelledPictures, task: Task, device: str) -> Scores:
-    """`metrics.classification_metrics` and the cross-entropy ("loss") of a model's file.
-
-    Where the task mirrors its training pictures, the probabilities are the mean of a picture's and its mirror's.
-    """
+    """`metrics.classification_metrics` and the cross-entropy ("loss") of a model's file."""
     network = build_classifier(task)
     network.load_state_dict({**network.state_dict(), **load_file(model)})
-    views = [pictures.images]
-    if 0 in task.flip_axes:  # the task's first axis are a picture's columns
-        views.append(np.ascontiguousarray(pictures.images[..., ::-1]))
-    probabilities = np.mean([class_probabilities(network, images, device) for images in views], axis=0)
+    probabilities = class_probabilities(network, pictures.images, device)
     right = probabilities[np.arange(len(pictures)), pictures.targets]
     measured = classification_metrics(probabilities.argmax(1), pictures.targets, task.classes)
     return {**measured, "loss": float(-np.log(np.maximum(right, 1e-12)).mean())}

@@ -9,16 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.networks.nets import DenseNet121
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandAffine,
-    RandFlip,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
+from monai.transforms import Compose, RandAffine, RandFlip, RandScaleIntensity, RandShiftIntensity
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,25 +103,26 @@ def class_probabilities(
 
 
 def picture_transform(task: Task) -> Compose:
-    """The random changes to one training picture (1, rows, columns): where the body lies, how the scanner was set."""
-    shift = [0.08 * side for side in (task.patch[1], task.patch[0])]
+    """The random changes to one training picture (1, rows, columns): where the body lies, how bright it was printed.
+
+    Small ones: with twice these, mirror images, gamma, blur and noise, a network learnt chest CT far more slowly, to a
+    validation accuracy of 0.66 and not 0.81 after 15 passes.
+    """
+    shift = [0.04 * side for side in (task.patch[1], task.patch[0])]
     return Compose(
         [
             RandAffine(
                 prob=0.8,
-                rotate_range=np.deg2rad(15.0),
-                scale_range=(0.15, 0.15),
+                rotate_range=np.deg2rad(8.0),
+                scale_range=(0.08, 0.08),
                 translate_range=shift,
                 mode="bilinear",
                 padding_mode="border",
             ),
             # A picture's rows run from front to back, its columns from side to side.
             *(RandFlip(0.5, 1 - axis) for axis in task.flip_axes if axis < 2),
-            RandAdjustContrast(prob=0.3, gamma=(0.7, 1.5)),
-            RandScaleIntensity(0.2, prob=0.5),
-            RandShiftIntensity(0.1, prob=0.5),
-            RandGaussianSmooth((0.3, 1.0), (0.3, 1.0), prob=0.15),
-            RandGaussianNoise(prob=0.2, std=0.05),
+            RandScaleIntensity(0.1, prob=0.5),
+            RandShiftIntensity(0.05, prob=0.5),
         ]
     )
 
