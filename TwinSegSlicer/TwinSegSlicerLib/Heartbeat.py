@@ -43,11 +43,15 @@ class Heartbeat:
         """The pauses while `isWatched()`, before and after, in seconds."""
         return [seconds for seconds, before, after in self.pauses if before and after]
 
-    def stop(self) -> float:
-        """The longest pause while `isWatched()`, in seconds; 0 where that was never so."""
+    @property
+    def longestButOne(self) -> float:
+        """Of the watched pauses, in seconds: what the module does it does again, a hiccup of the machine comes alone.
+        0 where there are not two."""
+        return sorted(self.watched)[-2] if len(self.watched) > 1 else 0.0
+
+    def stop(self) -> None:
         self._timer.stop()
         gc.unfreeze()
-        return max(self.watched, default=0.0)
 
     def _beat(self) -> None:
         now, (before, wasWatched) = (self._clock(), self._isWatched()), self._last
