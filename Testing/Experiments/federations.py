@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -34,7 +35,11 @@ SHIFT = 15.0  # mm
 
 
 def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -> dict[str, Any]:
-    """Simulate one arm in a folder that is gone afterwards."""
+    """Simulate one arm in a folder that is gone afterwards.
+
+    Its seconds are of the processor, which other programs do not change; on another device of the clock.
+    """
+    now = time.process_time if device == "cpu" else time.perf_counter
     changes = {key: settings[key] for key in OF_AN_ARM if key in settings}
     content = {key: value for key, value in settings.items() if key not in (*OF_AN_ARM, "reach")}
     with tempfile.TemporaryDirectory() as folder:
@@ -43,8 +48,10 @@ def run_arm(settings: Mapping[str, Any], beside: Path, device: str, told: str) -
             sites = dict(config.sites) or phantom_sites(Path(folder) / "phantoms", config.phantoms, config.seed)
             changed = changed_sites(sites, task_of(config.task, {}), Path(folder) / "changed", **changes)
             config = simulation_of({**content, "sites": changed, "phantoms": {}}, beside)
+        began = now()
         with progress_bar(told) as bar:
             measured = simulate(config, Path(folder) / "run", device, bar)
+        measured["seconds"] = round(now() - began, 1)
     curve = [row["union"] for row in measured["rounds"]]
     columns = measures(measured)
     if "reach" in settings:
