@@ -74,6 +74,14 @@ def is_made(file: Path, settings: Mapping[str, Any]) -> bool:
     return file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] == digest(settings)
 
 
+def kept(experiment: Mapping[str, Any], results: Path) -> list[dict[str, Any]]:
+    """The runs that a folder keeps, but for those made with other settings than the experiment's."""
+    files = (
+        (results / experiment["name"] / f"{arm}-{seed}.json", settings) for arm, seed, settings in planned(experiment)
+    )
+    return [json.loads(file.read_text(encoding="utf-8")) for file, settings in files if is_made(file, settings)]
+
+
 def digest(settings: Mapping[str, Any]) -> str:
     """What tells runs of the same arm and seed with other settings apart."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]

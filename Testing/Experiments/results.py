@@ -8,7 +8,6 @@ seeds. The claims stand in the experiments' TOML files. A claim whose runs are n
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from cycler import cycler
+from experiment import kept
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
@@ -41,6 +41,14 @@ mm are nominal too, and not every patient is skull-stripped. Those of `chest-ct/
 test pictures are copies of training pictures, and one picture stands under two labels: hence two columns.
 """
 
+COUNTED = {
+    "federations": ("round", 0),
+    "pictures": ("round", 1),
+    "networks": ("validation", 1),
+    "synthesis": ("validation", 1),
+}
+"""By an experiment's kind: what its curves go by, and the number of their first point. Round 0 is the first model."""
+
 Run = Mapping[str, Any]
 
 
@@ -48,9 +56,7 @@ def main() -> None:
     parts = [HEAD]
     for path in sorted(PAPERS.glob("*.toml")):
         experiment = tomllib.loads(path.read_text(encoding="utf-8"))
-        files = sorted((RESULTS / experiment["name"]).glob("*.json"))
-        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        parts.append(section(experiment, runs, path.name))
+        parts.append(section(experiment, kept(experiment, RESULTS), path.name))
     OUTPUT.write_text("\n".join(parts), encoding="utf-8")
     print(OUTPUT)
 
@@ -69,7 +75,7 @@ def section(experiment: Mapping[str, Any], runs: Sequence[Run], file: str) -> st
     lines += [*made_by(runs), "", *table(experiment["arms"], runs), ""]
     if any(run.get("curves") for run in runs):
         picture = RESULTS / experiment["name"] / "curves.png"
-        draw_curves(experiment["title"], experiment["arms"], runs, picture)
+        draw_curves(experiment, runs, picture)
         lines += [f"![{experiment['title']}]({picture.relative_to(OUTPUT.parent).as_posix()})", ""]
     if against := experiment.get("against"):
         picture = RESULTS / experiment["name"] / "against.png"
@@ -117,27 +123,30 @@ def confusion_tables(arm: str, runs: Sequence[Run]) -> list[str]:
     if not found:
         return []
     classes, lines = found[0]["classes"], []
+    told = "1 seed" if len(found) == 1 else f"{len(found)} seeds together"
     for part in (name for name in found[0] if name != "classes"):
         counts = np.sum([one[part] for one in found], axis=0).round().astype(int)
-        lines += [f"{arm}, {part}: true classes down, predicted across, {len(found)} seeds together.", ""]
+        lines += [f"{arm}, {part}: true classes down, predicted across, {told}.", ""]
         lines += [f"| | {' | '.join(classes)} |", "|---|" + "---|" * len(classes)]
         lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(classes, counts, strict=True)]
         lines += [""]
     return lines
 
 
-def draw_curves(title: str, arms: Iterable[str], runs: Sequence[Run], path: Path) -> None:
+def draw_curves(experiment: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:
     """A picture of each curve of the runs, a line an arm: the mean over seeds."""
+    counted, first = COUNTED[experiment["kind"]]
     labels = list(dict.fromkeys(label for run in runs for label in run.get("curves", {})))
     figure = Figure(figsize=(2.5 + 5.5 * len(labels), 4.2), layout="constrained")
     for axes, label in zip(np.atleast_1d(figure.subplots(1, len(labels))), labels, strict=True):
         axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=TABLEAU_COLORS))
-        for arm in arms:
+        for arm in experiment["arms"]:
             found = [run["curves"][label] for run in runs if run["arm"] == arm and label in run.get("curves", {})]
             if found:
                 length = min(map(len, found))
-                axes.plot(np.mean([one[:length] for one in found], axis=0), linewidth=1.3, label=arm)
-        axes.set(title=title if len(labels) == 1 else label, ylabel=label, xlabel="round or validation")
+                means = np.mean([one[:length] for one in found], axis=0)
+                axes.plot(np.arange(length) + first, means, linewidth=1.3, label=arm)
+        axes.set(title=experiment["title"] if len(labels) == 1 else label, ylabel=label, xlabel=counted)
         axes.grid(alpha=0.3)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", fontsize="x-small")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import results
-from results import claim_row, confusion_tables, section, spread
+from experiment import digest, kept, planned
+from results import claim_row, confusion_tables, draw_curves, section, spread
 
 EXPERIMENTS = Path(__file__).parents[2] / "Experiments"
 MADE = {"date": "2026-01-02", "machine": "abacus, 2 cores, cpu", "commit": "0123456789"}
@@ -53,6 +54,27 @@ def test_a_section_says_how_when_and_where(tmp_path: Path) -> None:
     assert "| old | 1 | 0.700 | 100.0 |" in text
     assert text.rstrip().endswith("So it is.")
     assert "Not run yet." in section(experiment, [], "trial.toml")
+
+
+def test_runs_of_other_settings_are_left_out(tmp_path: Path) -> None:
+    experiment = {"name": "trial", "seeds": [0, 1], "common": {"rounds": 3}, "arms": {"new": {"rate": 0.1}}}
+    (tmp_path / "trial").mkdir()
+    for _arm, seed, settings in planned(experiment):
+        run = {"seed": seed, "settings": digest(settings | {"rounds": 3 + seed})}
+        (tmp_path / f"trial/new-{seed}.json").write_text(json.dumps(run))
+
+    assert [run["seed"] for run in kept(experiment, tmp_path)] == [0]
+
+
+def test_curves_begin_with_the_first_model_or_after_the_first_round(tmp_path: Path) -> None:
+    runs = [{"arm": "new", "seed": 0, "curves": {"Dice": [0.1, 0.4, 0.5]}}]
+    pictures = {}
+    for kind in ("federations", "pictures", "networks"):
+        path = tmp_path / f"{kind}.png"
+        draw_curves({"title": "Trial", "kind": kind, "arms": {"new": {}, "old": {}}}, runs, path)
+        pictures[kind] = path.read_bytes()
+
+    assert len(set(pictures.values())) == 3
 
 
 def test_one_measure_is_drawn_against_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
