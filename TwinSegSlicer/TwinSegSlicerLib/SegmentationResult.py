@@ -315,8 +315,9 @@ def _noteOrigin(node: Any, task: Task, made: Mapping[str, Any], prepared: Prepar
         MISSING: " ".join(made["missing"]),
         MEAN_UNCERTAINTY: f"{prepared.meanUncertainty:.4f}",
     }
-    for name, text in notes.items():
-        node.SetAttribute(name, text)
+    with slicer.util.NodeModify(node):  # told once: every node selector of the window looks at its list each time
+        for name, text in notes.items():
+            node.SetAttribute(name, text)
 
 
 def _addTable(name: str, task: Task, volumes: Mapping[str, Mapping[str, float]]) -> Any:

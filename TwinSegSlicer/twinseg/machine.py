@@ -12,12 +12,26 @@ if TYPE_CHECKING:
     import torch
 
 
-def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+VECTOR_UNITS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 with bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""What a processor that shows a flag computes a network with, the fastest first."""
+
+
+def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and its vector units where the system tells them in a file, else its architecture.
+
+    The units stand beside the name as a cloud's "AMD EPYC" may be five times as fast as another.
+    """
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        told = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines() if ":" in line)
+        lines = {key.strip(): value.strip() for key, value in told.items()}
+        if name := lines.get("model name"):
+            flags = lines.get("flags", "").split()
+            return ", ".join([name, *[units for flag, units in VECTOR_UNITS.items() if flag in flags][:1]])
     return platform.processor() or platform.machine()
 
 
