@@ -137,9 +137,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="model to start from, of the same preset; else fresh weights")
     parser.add_argument("--preset", default="small", help="small or base")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument(
-        "--loaders", type=int, default=0, help="processes that make patients ahead, of a CPU; the model is the same"
-    )
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
@@ -174,7 +171,6 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
         batch_size=options.batch,
         validations=VALIDATIONS,
         patience=99,
-        loader_processes=options.loaders,
         seed=options.seed,
     )
     return StarterTrainer(network, task, samples, validation, config, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -113,28 +114,34 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox", **BOX_DEFAULTS)):  # type
         self._filters.get(node_type, {}).pop(name, None)
         self._refresh()
 
-    def _is_listed(self, node: Any) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
-            return False
-        if any(node.IsA(kind) for kind in self.hideChildNodeTypes):
-            return False
-        matches = node.IsA if self.showChildNodeTypes else node.GetClassName().__eq__
-        kinds = [kind for kind in self.nodeTypes if matches(kind)]
-        return any(
-            all(
-                node.GetAttribute(name) is not None and (value is None or node.GetAttribute(name) == value)
-                for name, value in self._filters.get(kind, {}).items()
+    def _listing(self) -> Callable[[Any], bool]:
+        """Whether a node is listed, by the properties as they are now: each is read once, as that goes through Qt."""
+        types, derived, filters = self.nodeTypes, self.showChildNodeTypes, self._filters
+        left_out, hidden = self.hideChildNodeTypes, self.showHidden
+
+        def is_listed(node: Any) -> bool:
+            if node.GetHideFromEditors() and not hidden:
+                return False
+            if any(node.IsA(kind) for kind in left_out):
+                return False
+            matches = node.IsA if derived else node.GetClassName().__eq__
+            return any(
+                all(
+                    node.GetAttribute(name) is not None and (value is None or node.GetAttribute(name) == value)
+                    for name, value in filters.get(kind, {}).items()
+                )
+                for kind in types
+                if matches(kind)
             )
-            for kind in kinds
-        )
+
+        return is_listed
 
     def nodes(self) -> list[Any]:
         """The listed nodes, in the order of the scene."""
         if self._scene is None:
             return []
         everything = self._scene.GetNodes()
-        return [node for node in (everything.GetItemAsObject(i) for i in range(everything.GetNumberOfItems()))
-                if self._is_listed(node)]  # fmt: skip
+        return list(filter(self._listing(), map(everything.GetItemAsObject, range(everything.GetNumberOfItems()))))
 
     def nodeCount(self) -> int:
         """How many nodes are listed."""
@@ -271,8 +278,10 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox", **BOX_DEFAULTS)):  # type
     # Keeping up with the scene
 
     def _on_scene_changed(self, event: str, node: Any) -> None:
-        if event in ("added", "removed") and node is not None and node is not self._node and not self._is_listed(node):
-            return
+        if node is not None and node is not self._node and not self._listing()(node):
+            was_listed = event == "modified" and self._combo_box.findData(node.GetID()) >= 0
+            if not was_listed:
+                return
         self._refresh()
         if event == "added":
             self.nodeAdded.emit(node)
@@ -304,9 +313,10 @@ class qMRMLNodeComboBox(interface("qMRMLNodeComboBox", **BOX_DEFAULTS)):  # type
         box.setCurrentIndex(box.findData(self._node.GetID()) if self._node is not None else none_index)
         if self._node in nodes:
             self._row = nodes.index(self._node)
-        if self._menu() and box.count:
+        menu = self._menu()
+        if menu and box.count:
             box.insertSeparator(box.count)
-        for text, action in self._menu():
+        for text, action in menu:
             box.addItem(text, action)
 
     def _prompt(self) -> str:

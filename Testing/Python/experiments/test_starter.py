@@ -10,6 +10,8 @@ import starter
 import torch
 
 from twinseg.model_file import load_model
+from twinseg.phantom.heads import grow_heads
+from twinseg.phantom.synthesis import Synthesizer
 
 TASK = starter.starter_task()
 
@@ -22,7 +24,7 @@ def test_a_training_in_parts_makes_the_very_model_of_one_that_was_not_stopped(
     monkeypatch.setattr(starter, "starter_task", lambda: starter.dataclasses.replace(TASK, patch=(32, 48, 32)))
 
     def train(output: Path, *more: str) -> None:
-        words = ["--output", str(output), "--work", str(tmp_path / "work"), "--heads", "5", "--epochs", "1"]
+        words = ["--output", str(output), "--work", str(tmp_path / "work"), "--heads", "4", "--epochs", "2"]
         monkeypatch.setattr(sys, "argv", ["starter.py", *words, "--device", "cpu", *more])
         starter.main()
 
@@ -36,3 +38,13 @@ def test_a_training_in_parts_makes_the_very_model_of_one_that_was_not_stopped(
     assert "no real image" in whole.card.provenance["data"]
     assert (tmp_path / "whole.png").stat().st_size > 1000
     assert not list((tmp_path / "work").glob("*.checkpoint"))
+
+
+def test_the_first_epochs_are_on_a_coarser_grid_that_shows_as_much_of_a_head() -> None:
+    heads, synthesizer = grow_heads(2, seed=1), Synthesizer((32, 48, 32), 2.0)
+
+    samples = starter.CoarseThenFine(heads, synthesizer, coarse_epochs=1, seed=3)
+
+    assert [tuple(samples[index]["image"].shape) for index in range(4)] == [(4, 16, 24, 16)] * 2 + [(4, 32, 48, 32)] * 2
+    assert samples.coarse.synthesizer.patch.spacing == 4.0
+    assert tuple(samples[0]["labels"].shape) == (1, 16, 24, 16)
