@@ -75,7 +75,7 @@ def test_a_registered_sample_with_its_own_downloader(slicer_host):
     import slicer
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="TwinSeg",
+        category="Tests of the host",
         sampleName="Synthetic",
         customDownloader=lambda source: slicer.util.addVolumeFromArray(np.zeros((3, 3, 3)), name=source.sampleName),
     )
