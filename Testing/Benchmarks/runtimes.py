@@ -6,8 +6,8 @@
 Each method is handed the same prepared image and gives class probabilities, by the weights of the shipped starter
 model or of --model, on the model's own grid or (for a longer pass than it was made for) at --spacing. How a whole case
 does beside MONAI's networks is `inference.py`'s; this looks at the pass alone. Processor seconds are those of all
-threads: other programs change them less than they change seconds. The share of the peak is that of the fastest bfloat16
-matrix product measured here. The change in Dice against the truth, from what float32 gives, is that of the region that
+threads: other programs change them less than they change seconds. The share of the peak is that of the fastest matrix
+product measured here. The change in Dice against the truth, from what float32 gives, is that of the region that
 changes most: rounding may cost `ALLOWED`.
 
 Each method runs in a process of its own, so that its peak memory is its own (torch's libraries among it, for all). A
@@ -60,7 +60,7 @@ class Row:
     """What was measured of a method, or a note why nothing was.
 
     seconds: median of the runs; processor_seconds: mean, of all threads; first_seconds: making ready and the first
-    pass; peak_share: of the bfloat16 matrix product; dice_to_float32, dice_to_truth: by region.
+    pass; peak_share: of the fastest matrix product; dice_to_float32, dice_to_truth: by region.
     """
 
     method: str
@@ -232,7 +232,7 @@ def compared(
     return replace(
         row,
         gflop=case["gflop"],
-        peak_share=rate / machine["matrix_product_gflops"]["bfloat16"],
+        peak_share=rate / max(machine["matrix_product_gflops"].values()),
         dice_to_float32=to_float32,
         dice_to_truth=to_truth,
         dice_change=max((to_truth[name] - own[name] for name in own), key=abs, default=None),
