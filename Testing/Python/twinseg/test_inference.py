@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from twinseg import inference
 from twinseg.errors import Cancelled, InputError, OutOfSpaceError
-from twinseg.inference import OVERLAP, choose_device, predict, predict_anywhere, window_places
+from twinseg.inference import OVERLAP, bfloat16_is_faster, choose_device, predict, predict_anywhere, window_places
 from twinseg.network import NetworkConfig, build_network
 from twinseg.tasks import Task
 
@@ -253,6 +253,26 @@ def test_too_little_memory_for_anything(toy: Task, monkeypatch: pytest.MonkeyPat
 def test_auto_finds_a_device_that_computes() -> None:
     assert torch.ones(2, device=choose_device()).sum() == 2
     assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "faster", "looked_at"),
+    [(10.0, 70.0, False, {4}), (2.0, 0.5, True, {4, 16}), (1.0, 1.5, False, {4, 16})],
+)
+def test_bfloat16_is_taken_where_it_is_faster_and_given_up_by_a_small_image_where_it_is_hopeless(
+    small: float, large: float, faster: bool, looked_at: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ratios are of bfloat16's seconds to float32's; the first are those of a CPU that has no units for it."""
+    sides = []
+
+    def seconds(dtype: torch.dtype, side: int) -> float:
+        sides.append(side)
+        return 1.0 if dtype == torch.float32 else {4: small, 16: large}[side]
+
+    monkeypatch.setattr(inference, "_convolution_seconds", seconds)
+
+    assert bfloat16_is_faster.__wrapped__() == faster  # not the cached answer
+    assert set(sides) == looked_at
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "hpu", "privateuseone", "", "xla"])
