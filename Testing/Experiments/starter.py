@@ -4,9 +4,9 @@
 
 Heads and their tumours are grown once and kept in the work folder. At every step one of them is bent anew, keeps its
 tumour or is given another, and is photographed by another scanner (`twinseg.phantom.synthesis`), so that no image is
-seen twice. The model sees a grid of 2 mm. The first half of the training is on one of 4 mm, an eighth of the work
-(small images first: Tan and Le 2021, EfficientNetV2, section 4). It is chosen on synthetic validation patients; nothing
-real is looked at.
+seen twice. The model sees a grid of 2 mm. With --coarse-epochs the first of them are on one of 4 mm, an eighth of the
+work (small images first: Tan and Le 2021, EfficientNetV2, section 4); what that costs in Dice is not measured yet.
+It is chosen on synthetic validation patients; nothing real is looked at.
 
 The training may be killed at any moment: the same command with --resume goes on from the last checkpoint, at most two
 minutes earlier. --part-minutes stops it in good order before a machine is taken away. The same seed on the same machine
@@ -130,7 +130,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--epochs", type=int, default=42, help="passes over the heads; each time another patient is made"
     )
-    parser.add_argument("--coarse-epochs", type=int, help="how many of them on the coarse grid (default: half)")
+    parser.add_argument("--coarse-epochs", type=int, default=0, help="how many of them, the first, on the coarse grid")
     parser.add_argument("--part-minutes", type=float, help="stop after so many minutes; go on with --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
     parser.add_argument("--anatomy", type=Path, help="folder of brain label maps that half of the heads are drawn from")
@@ -159,9 +159,8 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
     device = choose_device(options.device)
     held_out = max(1, round(VALIDATION_SHARE * len(heads)))
     validation = synthetic_patients(heads[:held_out], VALIDATION_SAMPLES, task, (options.seed, 7))
-    coarse = options.epochs // 2 if options.coarse_epochs is None else options.coarse_epochs
     fine = Synthesizer(task.patch, task.spacing[0], device)
-    samples = CoarseThenFine(heads[held_out:], fine, coarse, options.seed)
+    samples = CoarseThenFine(heads[held_out:], fine, options.coarse_epochs, options.seed)
     torch.manual_seed(options.seed)
     network = build_network(preset(options.preset, len(task.sequences), len(label_values(task)), task.strides))
     if options.init is not None:
@@ -218,6 +217,7 @@ def write_model(trainer: StarterTrainer, options: argparse.Namespace, task: Task
         "data": f"{options.heads} synthetic heads, made anew at each step, seed {options.seed}; no real image",
         "anatomy": "procedural" if options.anatomy is None else "procedural and warped healthy label maps",
         "made_by": "Testing/Experiments/starter.py",
+        "epochs": {"all": options.epochs, "on the coarse grid": options.coarse_epochs},
         "parent": None if options.init is None else load_model(options.init).card.hash,
         "commit": commit_of_checkout(Path(__file__)),
         "metrics": measured,

@@ -27,11 +27,12 @@ def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
     The units stand beside the name as a cloud's "AMD EPYC" may be five times as fast as another.
     """
     with contextlib.suppress(OSError):
-        told = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines() if ":" in line)
-        lines = {key.strip(): value.strip() for key, value in told.items()}
-        if name := lines.get("model name"):
-            flags = lines.get("flags", "").split()
-            return ", ".join([name, *[units for flag, units in VECTOR_UNITS.items() if flag in flags][:1]])
+        lines = (line.partition(":") for line in facts.read_text(encoding="utf-8").splitlines())
+        told = {key.strip(): value.strip() for key, _, value in lines}
+        if name := told.get("model name"):
+            flags = told.get("flags", "").split()
+            units = [units for flag, units in VECTOR_UNITS.items() if flag in flags]
+            return ", ".join([name, *units[:1]])
     return platform.processor() or platform.machine()
 
 

@@ -25,6 +25,7 @@ def test_a_training_in_parts_makes_the_very_model_of_one_that_was_not_stopped(
 
     def train(output: Path, *more: str) -> None:
         words = ["--output", str(output), "--work", str(tmp_path / "work"), "--heads", "4", "--epochs", "2"]
+        words += ["--coarse-epochs", "1"]
         monkeypatch.setattr(sys, "argv", ["starter.py", *words, "--device", "cpu", *more])
         starter.main()
 
