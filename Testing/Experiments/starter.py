@@ -6,7 +6,8 @@ Heads and their tumours are grown once and kept in the work folder. At every ste
 tumour or is given another, and is photographed by another scanner (`twinseg.phantom.synthesis`), so that no image is
 seen twice. The model sees a grid of 2 mm. With --coarse-epochs the first of them are on one of 4 mm, an eighth of the
 work (small images first: Tan and Le 2021, EfficientNetV2, section 4); what that costs in Dice is not measured yet.
-It is chosen on synthetic validation patients; nothing real is looked at.
+It is chosen on synthetic validation patients; nothing real is looked at. --score tells of another model what it draws
+of the same patients.
 
 The training may be killed at any moment: the same command with --resume goes on from the last checkpoint, at most two
 minutes earlier. --part-minutes stops it in good order before a machine is taken away. The same seed on the same machine
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +44,8 @@ from twinseg.training_run import check_output, commit_of_checkout, draw_curve, r
 
 VALIDATION_SHARE = 0.12
 VALIDATION_SAMPLES = 40
-VALIDATIONS = 30
-FORGIVEN_ML = 10.0
+VALIDATIONS = 20
+WORTH_A_REGION_ML = 10.0
 COARSER = 2
 
 
@@ -79,8 +81,32 @@ class CoarseThenFine(SyntheticSamples):
         return self.coarse[index] if index < self.coarse_count else super().__getitem__(index)
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What was drawn of a patient: Dice of each region that is there, mL of each that is not."""
+
+    dice: list[float]
+    false_ml: list[float]
+
+
+def score_each(patients: Sequence[Drawn]) -> list[float]:
+    """Dice of the regions that a patient has, less what is drawn of those that it lacks (`WORTH_A_REGION_ML` and more
+    count as a whole region); divided so that the mean over the patients is 1 for all right and 0 for nothing drawn."""
+    there = max(1, sum(len(one.dice) for one in patients)) / max(1, len(patients))
+    return [(sum(one.dice) - sum(min(1.0, ml / WORTH_A_REGION_ML) for ml in one.false_ml)) / there for one in patients]
+
+
+@dataclasses.dataclass(frozen=True)
+class StarterConfig(SegmentationConfig):
+    """How the starter is trained: `coarse_epochs` of its epochs, the first, are on the coarse grid."""
+
+    coarse_epochs: int = 0
+
+
 class StarterTrainer(SegmentationTrainer):
     """A segmentation trainer whose samples are made on the device that trains."""
+
+    score_name = "validation score"
 
     def __init__(
         self,
@@ -95,18 +121,26 @@ class StarterTrainer(SegmentationTrainer):
         self.task, self.validation = task, validation
         self.loss = SegmentationLoss(task, config.dice_weight)
 
-    def _dice(self, case: PreparedCase) -> float:
-        """Mean over the regions. Many synthetic patients lack one: there a few false voxels shall not cost as much as
-        a missed tumour, so the score falls from 1 to 0 as the false volume rises to `FORGIVEN_ML`."""
+    def drawn(self) -> list[Drawn]:
+        """What the network as it stands draws of each validation patient."""
+        return [self._drawn(case) for case in self.validation]
+
+    def scores(self) -> list[float]:
+        """`score_each` of the validation patients."""
+        return score_each(self.drawn())
+
+    def _drawn(self, case: PreparedCase) -> Drawn:
         assert case.labels is not None
         predicted = predict(self.network, case.image, self.task, self.device).argmax(0)
         voxel_ml = float(np.prod(case.spacing)) / 1000
-        scores = []
+        scores, false_ml = [], []
         for region in region_channels(self.task):
             found, wanted = np.isin(predicted, region), np.isin(case.labels, region)
-            false = max(0.0, 1 - float(found.sum()) * voxel_ml / FORGIVEN_ML)
-            scores.append(dice(found, wanted) if wanted.any() else false)
-        return float(np.mean(scores))
+            if wanted.any():
+                scores.append(dice(found, wanted))
+            else:
+                false_ml.append(float(found.sum()) * voxel_ml)
+        return Drawn(scores, false_ml)
 
 
 def synthetic_patients(
@@ -122,9 +156,11 @@ def synthetic_patients(
     return cases
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="model file to write")
+    purpose = parser.add_mutually_exclusive_group(required=True)
+    purpose.add_argument("--output", type=Path, help="model file to write")
+    purpose.add_argument("--score", type=Path, help="model file of the same preset to score, instead of a training")
     parser.add_argument("--work", type=Path, help="folder for heads and checkpoint (default: in TwinSegSlicer's own)")
     parser.add_argument("--heads", type=int, default=400)
     parser.add_argument(
@@ -139,7 +175,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def grown(options: argparse.Namespace, work: Path) -> list[GrownHead]:
@@ -165,8 +201,9 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
     network = build_network(preset(options.preset, len(task.sequences), len(label_values(task)), task.strides))
     if options.init is not None:
         network.load_state_dict(load_model(options.init, expected_task=task).tensors)
-    config = SegmentationConfig(
+    config = StarterConfig(
         epochs=options.epochs,
+        coarse_epochs=options.coarse_epochs,
         batch_size=options.batch,
         validations=VALIDATIONS,
         patience=99,
@@ -177,15 +214,25 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
 
 def main() -> None:
     options = parse_options()
-    check_output(options.output)
+    if options.output is not None:
+        check_output(options.output)
     keep_freed_memory()
     work = options.work or data_folder() / "starter"
     work.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    checkpoint = work / f"{options.output.stem}.checkpoint"
     task = starter_task()
-    heads = grown(options, work)
-    trainer = make_trainer(options, heads, task)
+    trainer = make_trainer(options, grown(options, work), task)
+    if options.score is not None:
+        print(on_synthetic_patients(trainer, load_model(options.score, expected_task=task).tensors))
+        return
+    checkpoint = work / f"{options.output.stem}.checkpoint"
+    if train(trainer, options, checkpoint):
+        write_model(trainer, options, task)
+        checkpoint.unlink(missing_ok=True)
+
+
+def train(trainer: StarterTrainer, options: argparse.Namespace, checkpoint: Path) -> bool:
+    """Train to the end, or for as long as there is time; whether the end was reached."""
+    began = time.monotonic()
     if options.resume and checkpoint.exists():
         trainer.resume(checkpoint)
     scored = len(trainer.state.history)
@@ -201,9 +248,21 @@ def main() -> None:
         run_with_checkpoints(trainer, checkpoint, report)
     except Cancelled as stop:
         print(f"{trainer.done:.0%}: {stop}")
-        return
-    write_model(trainer, options, task)
-    checkpoint.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def on_synthetic_patients(trainer: StarterTrainer, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """What a network of these weights draws of the validation patients: its score, and what that is made of."""
+    trainer.network.load_state_dict(weights)
+    drawn = trainer.drawn()
+    dices = [value for one in drawn for value in one.dice]
+    false_ml = [value for one in drawn for value in one.false_ml]
+    return {
+        "score": round(float(np.mean(score_each(drawn))), 4),
+        "mean Dice of the regions that are there": round(float(np.mean(dices)), 4) if dices else math.nan,
+        "mean mL of those that are not": round(float(np.mean(false_ml)), 2) if false_ml else math.nan,
+    }
 
 
 def write_model(trainer: StarterTrainer, options: argparse.Namespace, task: Task) -> None:
@@ -211,7 +270,7 @@ def write_model(trainer: StarterTrainer, options: argparse.Namespace, task: Task
     measured = {
         "steps": trainer.state.step,
         "minutes": round(trainer.state.seconds / 60, 1),
-        "validation_dice_on_synthetic_patients": round(trainer.state.best_score or 0.0, 4),
+        "on synthetic validation patients": on_synthetic_patients(trainer, trainer.best_weights),
     }
     provenance = {
         "data": f"{options.heads} synthetic heads, made anew at each step, seed {options.seed}; no real image",

@@ -17,13 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from calibration import real_patients
 from networks import EqualTimeTrainer, configuration, in_own_process, stop_with_parent
-from starter import StarterTrainer, SyntheticSamples, synthetic_patients
+from starter import StarterTrainer, SyntheticSamples, on_synthetic_patients, synthetic_patients
 from starter_on_real import WAYS, scored_patients, summary
 
 from twinfed.client.initial_model import task_of
@@ -77,15 +76,16 @@ def train_and_score(settings: Mapping[str, Any], beside: Path, device_name: str,
     with progress_bar(f"{told}, real patients") as bar:
         rows = list(scored_patients(trainer.network, task, real, device, bar))
     found = {way: summary(rows, way) for way in WAYS}
+    scores = {}
     for kind, mixture in KINDS.items():
         seeds = (settings["head_seed"], MEASURING)
         trainer.validation = synthetic_patients(heads["measured"], settings["patients"], task, seeds, mixture)
-        found[kind] = {"dice_mean": mean(trainer.scores())}
+        scores[kind] = on_synthetic_patients(trainer, trainer.best_weights)["score"]
     return {
         "measures": {
             **{f"real, {way}": found[way]["dice_mean"] for way in WAYS},
             **{f"real missed, {way}": found[way]["missed_share"] for way in WAYS},
-            **{f"synthetic, {kind}": found[kind]["dice_mean"] for kind in KINDS},
+            **{f"synthetic, {kind}": score for kind, score in scores.items()},
             "own validation": trainer.state.best_score,
             "steps": trainer.state.step,
             "minutes": trainer.spent / 60,

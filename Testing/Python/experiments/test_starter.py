@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import starter
 import torch
+from starter import Drawn
 
+from twinseg.errors import InputError
 from twinseg.model_file import load_model
 from twinseg.phantom.heads import grow_heads
 from twinseg.phantom.synthesis import Synthesizer
+from twinseg.preprocessing import PreparedCase
 
 TASK = starter.starter_task()
+SHIPPED = Path(__file__).resolve().parents[3] / "TwinSegSlicer/Resources/Models/brats-glioma.safetensors"
+
+
+def options_of(*words: str) -> argparse.Namespace:
+    return starter.parse_options([*words, "--device", "cpu"])
 
 
 def test_a_training_in_parts_makes_the_very_model_of_one_that_was_not_stopped(
@@ -49,3 +59,66 @@ def test_the_first_epochs_are_on_a_coarser_grid_that_shows_as_much_of_a_head() -
     assert [tuple(samples[index]["image"].shape) for index in range(4)] == [(4, 16, 24, 16)] * 2 + [(4, 32, 48, 32)] * 2
     assert samples.coarse.synthesizer.patch.spacing == 4.0
     assert tuple(samples[0]["labels"].shape) == (1, 16, 24, 16)
+
+
+def test_nothing_drawn_scores_nothing_and_all_right_scores_one() -> None:
+    whole, without_core, healthy = Drawn([1.0, 1.0, 1.0], []), Drawn([1.0], [0.0, 0.0]), Drawn([], [0.0, 0.0, 0.0])
+    nothing = [Drawn([0.0, 0.0, 0.0], []), Drawn([0.0], [0.0, 0.0]), healthy]
+
+    assert np.mean(starter.score_each([whole, without_core, healthy])) == pytest.approx(1.0)
+    assert starter.score_each(nothing) == [0.0, 0.0, 0.0]
+
+
+def test_what_is_drawn_where_there_is_no_tumour_is_taken_from_the_score() -> None:
+    right, some, much = (Drawn([], [ml, 0.0, 0.0]) for ml in (0.0, 5.0, 500.0))
+    patient = Drawn([0.8, 0.6, 0.4], [])
+
+    scores = [float(np.mean(starter.score_each([patient, one]))) for one in (right, some, much)]
+
+    assert scores == pytest.approx([0.6, 0.6 - 0.5 / 3, 0.6 - 1.0 / 3])
+
+
+def test_a_region_that_is_not_there_is_told_in_millilitres() -> None:
+    labels = np.zeros((32, 48, 32), np.uint8)
+    labels[10:14, 10:14, 10:14] = 2  # oedema alone: a whole tumour, neither a core nor an enhancing part
+    case = PreparedCase("a", None, np.zeros((4, 32, 48, 32), np.float32), (True,) * 4, np.diag([2.0, 2, 2, 1]), labels)
+    options = options_of("--output", "unused", "--heads", "2", "--epochs", "1")
+    trainer = starter.make_trainer(
+        options, grow_heads(2, seed=1), starter.dataclasses.replace(TASK, patch=labels.shape)
+    )
+    trainer.validation = [case]
+    weights = {name: torch.zeros_like(tensor) for name, tensor in trainer.best_weights.items()}
+    head = max(name for name in weights if name.startswith("heads.") and name.endswith("bias"))
+
+    weights[head] = torch.tensor([0.0, 0.0, 0.0, 1.0])  # everything enhances
+
+    told = starter.on_synthetic_patients(trainer, weights)
+    assert told["mean mL of those that are not"] == pytest.approx(labels.size * 8 / 1000, abs=0.01)
+    assert told["mean Dice of the regions that are there"] == pytest.approx(2 * 64 / (labels.size + 64), abs=1e-4)
+    assert told["score"] < -1
+
+
+def test_a_model_is_scored_on_the_patients_that_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(starter, "VALIDATION_SAMPLES", 1)
+    monkeypatch.setattr(sys, "argv", ["starter.py", "--score", str(SHIPPED), "--work", str(tmp_path), "--heads", "2"])
+
+    starter.main()
+
+    assert "mean Dice of the regions that are there" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_a_training_goes_on_with_the_same_coarse_epochs_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, task = grow_heads(2, seed=1), starter.dataclasses.replace(TASK, patch=(32, 48, 32))
+    trainer, other = (
+        starter.make_trainer(options_of("--output", "unused", "--coarse-epochs", count), heads, task)
+        for count in ("1", "2")
+    )
+    trainer.save(tmp_path / "checkpoint")
+
+    with pytest.raises(InputError, match="other training settings"):
+        other.resume(tmp_path / "checkpoint")
