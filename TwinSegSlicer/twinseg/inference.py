@@ -253,10 +253,11 @@ def bfloat16_is_faster() -> bool:
 
 
 def _convolution_seconds(dtype: torch.dtype, side: int) -> float:
-    """Of a convolution of a cubic image with this many voxels along each side. The fastest of five tries counts, so
-    that other work on the machine does not decide how a network is computed."""
+    """Of a convolution of two cubic images with this many voxels along each side (one in float32 would go to torch's
+    slow convolution: see `network.SoundConv3d`). The fastest of five tries counts, so that other work on the machine
+    does not decide how a network is computed."""
     layer = nn.Conv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    x = torch.zeros(1, 32, side, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
+    x = torch.zeros(2, 32, side, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
     tries = []
     with torch.inference_mode():
         layer(x)

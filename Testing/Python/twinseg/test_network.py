@@ -19,6 +19,7 @@ from twinseg.network import (
     InstanceNorm,
     NetworkConfig,
     ResidualBlock,
+    SoundConv3d,
     ViTUNet,
     build_network,
     count_parameters,
@@ -276,3 +277,39 @@ def test_gradients_in_bfloat16_are_those_in_float32_on_the_smallest_images(size:
         return block.second.weight.grad.clone()
 
     torch.testing.assert_close(gradient(torch.bfloat16), gradient(torch.float32), rtol=0.1, atol=0.02)
+
+
+sizes = st.tuples(*[st.integers(2, 9)] * 3)
+kernels = st.sampled_from([(3, 3, 3), (3, 3, 1), (1, 3, 3), (2, 2, 2), (5, 3, 3)])
+strides = st.sampled_from([(1, 1, 1), (2, 2, 2), (2, 2, 1), (3, 1, 1)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=sizes, kernel=kernels, stride=strides, bias=st.booleans())
+def test_a_small_image_in_two_halves_gives_the_same_numbers_and_gradients(
+    size: tuple[int, int, int], kernel: tuple[int, int, int], stride: tuple[int, int, int], bias: bool
+) -> None:
+    torch.manual_seed(0)
+    x, y, z = (length // 2 for length in kernel)
+    ours = SoundConv3d(3, 4, kernel, stride, (x, y, z), bias=bias)
+    image = torch.randn(1, 3, *size, requires_grad=True)
+
+    found, wanted = ours(image), nn.Conv3d.forward(ours, image)
+
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    towards = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad(answer, [image, ours.weight], towards) for answer in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (12, 12, 12), (12, 20, 8)], ids=str)
+def test_a_small_image_in_float32_does_not_go_to_torch_s_slow_convolution(size: tuple[int, int, int]) -> None:
+    layer = SoundConv3d(32, 32, (3, 3, 3), padding=(1, 1, 1))
+    image = torch.randn(1, 32, *size, requires_grad=True)
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        layer(image).sum().backward()
+
+    operations = {event.key for event in seen.key_averages()}
+    assert "aten::mkldnn_convolution" in operations
+    assert not [name for name in operations if "slow_conv3d" in name]
