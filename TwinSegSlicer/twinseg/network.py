@@ -108,10 +108,9 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x[0, 0].numel() == 1:  # one voxel is its own mean, which torch refuses to take
             return (x - x) * self.weight.reshape(-1, 1, 1, 1) + self.bias.reshape(-1, 1, 1, 1)
-        samples = [
-            functional.batch_norm(one, None, None, self.weight, self.bias, training=True) for one in torch.split(x, 1)
-        ]
-        return samples[0] if len(samples) == 1 else torch.cat(samples)
+        if len(x) > 1:
+            return torch.cat([self(one) for one in torch.split(x, 1)])
+        return functional.batch_norm(x, None, None, self.weight, self.bias, training=True)
 
 
 SLOW_UP_TO = 20480
