@@ -59,7 +59,11 @@ class SegmentationLoss(nn.Module):
         regions = torch.stack([probabilities[:, values].sum(1) for values in self.regions], 1)
         wanted = torch.stack([torch.isin(labels[:, 0], labels.new_tensor(values)) for values in self.regions], 1)
         entropy = functional.cross_entropy(logits, labels[:, 0].long())
-        return self.dice_weight * self.dice(regions, wanted.float()) + (1 - self.dice_weight) * entropy
+        return self.dice_weight * self.region_loss(regions, wanted.float()) + (1 - self.dice_weight) * entropy
+
+    def region_loss(self, regions: Tensor, wanted: Tensor) -> Tensor:
+        """The Dice loss of probabilities and truth of the regions, both (N, regions, X, Y, Z)."""
+        return self.dice(regions, wanted)
 
 
 class RandomCrops(RandomSamples):

@@ -17,6 +17,7 @@ from twinseg.model_file import load_model
 from twinseg.phantom.heads import grow_heads
 from twinseg.phantom.synthesis import Synthesizer
 from twinseg.preprocessing import PreparedCase
+from twinseg.training import SegmentationLoss
 
 TASK = starter.starter_task()
 SHIPPED = Path(__file__).resolve().parents[3] / "TwinSegSlicer/Resources/Models/brats-glioma.safetensors"
@@ -96,6 +97,26 @@ def test_a_region_that_is_not_there_is_told_in_millilitres() -> None:
     assert told["mean mL of those that are not"] == pytest.approx(labels.size * 8 / 1000, abs=0.01)
     assert told["mean Dice of the regions that are there"] == pytest.approx(2 * 64 / (labels.size + 64), abs=1e-4)
     assert told["score"] < -1
+
+
+def test_the_loss_rises_with_the_volume_drawn_where_there_is_none() -> None:
+    labels = torch.zeros((1, 1, 16, 16, 16), dtype=torch.uint8)
+    losses, plain = [], []
+    for drawn in (0, 2, 4, 8, 16):
+        logits = torch.zeros((1, 4, 16, 16, 16))
+        logits[:, 0], logits[:, 3, :drawn] = 20.0, 40.0
+        losses.append(float(starter.StarterLoss(TASK, 1.0)(logits, labels)))
+        plain.append(float(SegmentationLoss(TASK, 1.0)(logits, labels)))
+
+    assert losses == sorted(losses)
+    assert losses[0] < plain[0] + 0.03
+    assert plain[4] - plain[1] < 0.01 < losses[4] - losses[1]
+
+
+def test_the_loss_of_a_patient_who_has_all_regions_is_the_plain_one() -> None:
+    labels, logits = torch.full((1, 1, 8, 8, 8), 3, dtype=torch.uint8), torch.randn(1, 4, 8, 8, 8)
+
+    assert starter.StarterLoss(TASK, 0.5)(logits, labels) == SegmentationLoss(TASK, 0.5)(logits, labels)
 
 
 def test_a_model_is_scored_on_the_patients_that_choose(
