@@ -25,7 +25,7 @@ def show(commands: Commands, folder: Path) -> None:
 
     def add(scan: Path, *words: str | Path) -> None:
         dates = ("--date", scan.name, "--baseline-date", first)
-        commands.run("twinseg", "twin", "add", twin, scan, *dates, *words)
+        commands.run("twinseg", "twin", "add", twin, scan, *dates, "--origin", "expert", *words)
 
     commands.run("twinseg", "twin", "create", twin, "--pseudonym", "PHANTOM-1")
     for scan in scans[:-1]:

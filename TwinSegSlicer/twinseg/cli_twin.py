@@ -56,7 +56,9 @@ def add(
     segmentation: Annotated[
         Path | None, typer.Option(help="Label map; without it the case's own, or the model's.")
     ] = None,
-    origin: Annotated[str, typer.Option(help="Who drew it: expert, edited or model.")] = "expert",
+    origin: Annotated[
+        str | None, typer.Option(help="Who drew the label map: expert, edited or model; to be said where there is one.")
+    ] = None,
     no_tumour: Annotated[bool, typer.Option("--no-tumour", help="An empty segmentation is meant.")] = False,
     model: Annotated[Path | None, typer.Option(help="Model file that segments where no label map is given.")] = None,
     device: Device = "auto",
@@ -81,8 +83,11 @@ def add(
     labels = read_labels(segmentation) if segmentation is not None else loaded.labels
     by, delta, uncertainty = None, None, None
     if labels is None:
-        labels, uncertainty, by, delta = _segmented(twin, loaded, task, model, device)
+        labels, uncertainty, by, delta = _segmented(twin, loaded, model, device)
         origin = "model"
+    elif origin is None:  # not guessed: a model's drawing that passed for an expert's would outrank every edit
+        drawn = segmentation or found.labels
+        raise InputError(f"{drawn}: who drew this label map? add --origin expert, edited or model")
     sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.images.items()}
     with progress_bar("adding") as bar:
         point = add_scan(
@@ -278,18 +283,20 @@ for command in (verify, export, dicom):
 twin_app.command("list")(list_twins)
 
 
-def _segmented(twin: Any, loaded: Any, task: Any, model: Path | None, device: str) -> tuple[Any, Any, str, str | None]:
+def _segmented(twin: Any, loaded: Any, model: Path | None, device: str) -> tuple[Any, Any, str, str | None]:
     """Labels, uncertainty, the model's hash and the delta of the patient's own model, if one is in use."""
     from twinseg.inference import choose_device, segment
     from twinseg.segmentation import load_network, starter_model
+    from twinseg.tasks import load_task
     from twinseg.twin.adaptation_delta import adapted_network
 
-    network, delta = adapted_network(twin, load_network(model or starter_model(task.name), task))
+    base = load_network(model or starter_model(twin.task), load_task(twin.task))
+    network, delta = adapted_network(twin, base)
     with progress_bar("segmenting") as bar:
         result = segment(
             network.network,
             loaded,
-            task,
+            network.task,
             device=choose_device(device),
             uncertainty=True,
             report=lambda *said: bar(*said),

@@ -9,15 +9,21 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from twinseg.cases import find_cases
 from twinseg.cli_twin import twin_app
 from twinseg.errors import InputError
 from twinseg.phantom import write_cohort
+from twinseg.segmentation import load_network, segment_to_file, starter_model
+from twinseg.tasks import load_task
 from twinseg.twin.store import Twin
+from twinseg.volumes import read_labels
 
 Run = Callable[..., str]
+EXPERT = ("--origin", "expert")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,8 @@ def made(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, second = visits(cohort, "S01P001")
     for arguments in (
         ("create", folder, "--pseudonym", "P-1"),
-        ("add", folder, first, "--date", first.name, "--baseline-date", first.name),
-        ("add", folder, second, "--date", second.name, "--baseline-date", first.name, "--day-uncertainty", 1),
+        ("add", folder, first, "--date", first.name, "--baseline-date", first.name, *EXPERT),
+        ("add", folder, second, "--date", second.name, "--baseline-date", first.name, "--day-uncertainty", 1, *EXPERT),
     ):
         result = CliRunner().invoke(twin_app, [str(argument) for argument in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -130,7 +136,7 @@ def test_a_copy_for_other_programs_is_written_once(made: Path, tmp_path: Path, r
 
 def test_verify_finds_a_changed_file(cohort: Path, tmp_path: Path, run: Run) -> None:
     run("create", tmp_path / "p")
-    run("add", tmp_path / "p", visits(cohort, "S01P002")[0], "--day", 0)
+    run("add", tmp_path / "p", visits(cohort, "S01P002")[0], "--day", 0, *EXPERT)
     image = tmp_path / "p" / "timepoints" / "000" / "images" / "t1.nii.gz"
     image.write_bytes(image.read_bytes()[:-1] + b"x")
 
@@ -148,8 +154,9 @@ def test_what_cannot_be_is_told_in_one_line_and_changes_nothing(made: Path, coho
     tomorrow = date.today() + timedelta(days=1)
     revision = Twin.open(made).revision
     for arguments, said in (
-        (("add", made, other, "--day", 900), "another patient's"),
-        (("add", made, second, "--day", 0), "comes before"),
+        (("add", made, other, "--day", 900, *EXPERT), "another patient's"),
+        (("add", made, second, "--day", 0, *EXPERT), "comes before"),
+        (("add", made, second, "--day", 900), "seg.nii.gz: who drew this label map"),
         (("add", made, second, "--date", tomorrow, "--baseline-date", first.name), "future"),
         (("add", made, first, "--date", first.name, "--baseline-date", second.name), "out of order"),
         (("add", made, second), "either --day, or both"),
@@ -190,13 +197,22 @@ def test_a_scan_without_labels_is_segmented_by_a_model(cohort: Path, tmp_path: P
     for file in visits(cohort, "S01P001")[0].glob("*.nii.gz"):
         if not file.name.startswith("seg"):
             (scan / file.name).write_bytes(file.read_bytes())
+    model = load_network(starter_model("brats-glioma"))
     run("create", tmp_path / "p")
 
     run("add", tmp_path / "p", scan, "--day", 0, "--device", "cpu", "--json", tmp_path / "add.json")
 
-    drawn = Twin.open(tmp_path / "p").timepoints[0].segmentation
+    point = Twin.open(tmp_path / "p").timepoints[0]
+    drawn = point.segmentation
     assert drawn is not None
     assert drawn.origin == "model"
     assert len(drawn.model or "") == 64
     assert drawn.uncertainty is not None
+    assert model.task.spacing != load_task("brats-glioma").spacing, "a model's grid is its own"
+    segment_to_file(find_cases(scan, model.task)[0], model, tmp_path / "seg.nii.gz", device="cpu")
+    expected = read_labels(tmp_path / "seg.nii.gz")
+    assert expected.array.any()
+    kept = Twin.open(tmp_path / "p").labels(point)
+    assert kept is not None
+    np.testing.assert_array_equal(kept.array, expected.array)
     assert read(tmp_path / "add.json")["volumes_ml"]["WT"]["standard_deviation"] > 0
