@@ -207,7 +207,7 @@ def measure(method: Method, job: Job, runs: int) -> tuple[Row, Labels]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
     memory = peak_memory(device)
     task = load_network(job.model).task
-    labels = clean_up(np.asarray(label_values(task))[channels], task, job.spacing)
+    labels = clean_up(np.asarray(label_values(task))[channels], task, float(np.prod(job.spacing)) / 1000)
     note = f"{method.needs} {version(method.needs)}" if method.needs else ""
     row = Row(method.name, method.precision, statistics.median(seconds), processor, first, memory_gb=memory, note=note)
     return row, labels

@@ -54,7 +54,7 @@ def check_labels(
 def measure_change(labels: Volume, predicted: Volume | None, task: Task) -> dict[str, dict[str, float]]:
     """By region: ``corrected_ml``, and where a model had drawn it ``predicted_ml``, their difference ``change_ml``
     (corrected − predicted) and the ``dice`` of both."""
-    ml = float(np.prod(labels.spacing)) / 1000
+    ml = labels.voxel_ml
     change = {}
     for region in task.regions:
         corrected = np.isin(labels.array, region.labels)

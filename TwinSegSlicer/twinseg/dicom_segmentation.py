@@ -197,6 +197,6 @@ def _codes(label: Label) -> tuple[Any, Any, CodedConcept | None, CodedConcept | 
 def _measured(number: int, label: Label, before: Volume, after: Volume) -> dict[str, Any]:
     """What JSON tells of a segment."""
     voxels = [int(np.count_nonzero(volume.array == label.value)) for volume in (before, after)]
-    ml = [n * abs(float(np.linalg.det(v.affine[:3, :3]))) / 1000 for n, v in zip(voxels, (before, after), strict=True)]
+    ml = [n * v.voxel_ml for n, v in zip(voxels, (before, after), strict=True)]
     volumes = {"ml": round(ml[1], 4), "ml_before": round(ml[0], 4)}
     return {"number": number, "label": label.name, "voxels": voxels[1], **volumes}

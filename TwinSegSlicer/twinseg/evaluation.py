@@ -38,7 +38,8 @@ def evaluate(
         result = segment(model.network, loaded, model.task, device=device, flips=flips)
         seconds = time.perf_counter() - started
         assert loaded.labels is not None
-        metrics = segmentation_metrics(result.labels.array, loaded.labels.array, model.task, loaded.reference.spacing)
+        drawn, truth, grid = result.labels.array, loaded.labels.array, loaded.reference
+        metrics = segmentation_metrics(drawn, truth, model.task, grid.spacing, grid.voxel_ml)
         rows.append({"case": case.name, "site": case.site, "seconds": round(seconds, 3), "regions": metrics})
     return {"model": model.hash, "part": part, "n": len(rows), "cases": rows, "summary": summarize(rows)}
 

@@ -98,7 +98,7 @@ def draw(probabilities: NDArray[np.float32], prepared: PreparedCase, reference: 
     """The label map that class probabilities (classes, X, Y, Z) on the grid of `prepared` give on the reference's."""
     channels = restore_labels(probabilities, prepared, reference)
     values = np.asarray(label_values(task), np.uint8 if max(label_values(task)) < 256 else np.uint16)
-    return Volume(clean_up(values[channels], task, reference.spacing), reference.affine)
+    return Volume(clean_up(values[channels], task, reference.voxel_ml), reference.affine)
 
 
 def predict_anywhere(
@@ -195,14 +195,14 @@ def normalized_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32
     return (torch.special.entr(tensor).sum(0) / np.log(len(tensor))).clamp(0, 1).numpy()
 
 
-def clean_up(labels: NDArray[Any], task: Task, spacing: tuple[float, float, float]) -> NDArray[Any]:
-    """Without connected components that the task calls too small (or all but the largest); spacing in mm."""
+def clean_up(labels: NDArray[Any], task: Task, voxel_ml: float) -> NDArray[Any]:
+    """Without connected components that the task calls too small (or all but the largest)."""
     boxes = ndimage.find_objects((labels > 0).view(np.uint8))
     if not boxes or not (task.cleanup.smallest_ml or task.cleanup.keep_largest):
         return labels
     inside = labels[boxes[0]]
     components, count = ndimage.label(inside > 0, np.ones((3, 3, 3)))
-    millilitres = np.bincount(components.ravel()) * (np.prod(spacing) / 1000)
+    millilitres = np.bincount(components.ravel()) * voxel_ml
     kept = millilitres >= task.cleanup.smallest_ml
     if task.cleanup.keep_largest:
         kept = np.arange(count + 1) == 1 + int(np.argmax(millilitres[1:]))

@@ -36,7 +36,11 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
 
 def segmentation_metrics(
-    prediction: np.ndarray, reference: np.ndarray, task: Task, spacing: Sequence[float]
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    task: Task,
+    spacing: Sequence[float],
+    voxel_ml: float | None = None,
 ) -> dict[str, Metrics]:
     """Compare two label maps region by region.
 
@@ -52,6 +56,7 @@ def segmentation_metrics(
         prediction, reference: label maps (X, Y, Z) of whole numbers on the same grid.
         task: its regions say which labels are scored together.
         spacing: mm between voxels along X, Y, Z.
+        voxel_ml: volume of a voxel in mL, for a grid whose axes are not at right angles (a tilted gantry); else None.
 
     Returns:
         region name -> metric -> value; the module's docstring defines them for empty regions.
@@ -64,8 +69,11 @@ def segmentation_metrics(
             f"Prediction {prediction.shape} and reference {reference.shape} are not label maps on one 3D grid: "
             "resample the prediction to the reference."
         )
+    millilitres = float(np.prod(spacing)) / 1000 if voxel_ml is None else voxel_ml
     return {
-        region.name: _region_metrics(np.isin(prediction, region.labels), np.isin(reference, region.labels), spacing)
+        region.name: _region_metrics(
+            np.isin(prediction, region.labels), np.isin(reference, region.labels), spacing, millilitres
+        )
         for region in task.regions
     }
 
@@ -131,11 +139,12 @@ def classification_metrics(
     }
 
 
-def _region_metrics(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> Metrics:
+def _region_metrics(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], millilitres: float
+) -> Metrics:
     both = int(np.count_nonzero(prediction & reference))
     predicted, real = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     either = predicted + real - both
-    millilitres = float(np.prod(spacing)) / 1000
     return {
         "dice": dice(prediction, reference),
         "iou": _ratio(both, either, empty=1.0),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from twinseg.calibration import Calibration, widened
 from twinseg.preprocessing import PreparedCase, region_channels
 from twinseg.tasks import Task
-from twinseg.volumes import Volume
+from twinseg.volumes import Volume, voxel_ml
 
 LOW, HIGH = 0.9, 0.1
 """Probabilities at whose level sets the interval ends."""
@@ -45,7 +45,7 @@ def region_volumes(
         probabilities: (classes, X, Y, Z), on the grid of `prepared`.
         calibration: that of the network, for cases like those that it was made on.
     """
-    ml, prepared_ml = (float(np.prod(spacing)) / 1000 for spacing in (labels.spacing, prepared.spacing))
+    ml, prepared_ml = labels.voxel_ml, voxel_ml(prepared.affine)
     classes = torch.from_numpy(probabilities)
     volumes = {}
     for region, channels in zip(task.regions, region_channels(task), strict=True):

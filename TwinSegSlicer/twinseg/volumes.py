@@ -39,6 +39,16 @@ class Volume:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in mL. Of a scan with a tilted gantry it is less than the product of the spacings."""
+        return voxel_ml(self.affine)
+
+
+def voxel_ml(affine: np.ndarray) -> float:
+    """Volume in mL of a voxel of a grid with this affine (mm), also where its axes are not at right angles."""
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
 
 def read_image(path: str | Path, channel: int | None = None) -> Volume:
     """Read a 3-D image as float32, or one channel of a 4-D file (index along its last axis).

@@ -208,7 +208,7 @@ def test_components_below_the_task_s_size_are_removed(toy: Task) -> None:
     before = labels.copy()
     task = replace(toy, cleanup=Cleanup(smallest_ml=0.1))  # at 10 mm³ a voxel: ten of them
 
-    cleaned = clean_up(labels, task, (1.0, 2.0, 5.0))
+    cleaned = clean_up(labels, task, voxel_ml=0.01)
 
     assert np.count_nonzero(cleaned) == 27
     assert cleaned[2, 2, 2] == 2
@@ -218,17 +218,17 @@ def test_components_below_the_task_s_size_are_removed(toy: Task) -> None:
 
 
 def test_all_but_the_largest_component_are_removed(toy: Task) -> None:
-    cleaned = clean_up(scattered(), replace(toy, cleanup=Cleanup(keep_largest=True)), (1.0, 1.0, 1.0))
+    cleaned = clean_up(scattered(), replace(toy, cleanup=Cleanup(keep_largest=True)), voxel_ml=0.001)
 
     assert np.count_nonzero(cleaned) == 27
 
 
 def test_a_task_without_clean_up_keeps_everything(toy: Task) -> None:
-    assert np.array_equal(clean_up(scattered(), toy, (1.0, 1.0, 1.0)), scattered())
+    assert np.array_equal(clean_up(scattered(), toy, voxel_ml=0.001), scattered())
 
 
 def test_clean_up_of_nothing(toy: Task) -> None:
     nothing = np.zeros((4, 4, 4), np.uint8)
 
     for cleanup in (Cleanup(smallest_ml=1.0), Cleanup(keep_largest=True)):
-        assert not clean_up(nothing, replace(toy, cleanup=cleanup), (1.0, 1.0, 1.0)).any()
+        assert not clean_up(nothing, replace(toy, cleanup=cleanup), voxel_ml=0.001).any()

@@ -225,3 +225,13 @@ def test_a_class_that_is_never_predicted_counts_zero_and_one_that_never_occurs_d
 def test_unusable_classes_are_refused(predicted, target) -> None:
     with pytest.raises(InputError):
         classification_metrics(predicted, target, ["a", "b", "c"])
+
+
+def test_volumes_on_a_tilted_grid_are_by_the_voxel_s_own_volume() -> None:
+    reference = np.zeros((4, 4, 4), int)
+    reference[1:3, 1:3, 1:3] = 3
+
+    tilted = segmentation_metrics(reference, reference, TASK, (1, 1, 5), voxel_ml=0.0045)["ET"]
+
+    assert tilted["reference_ml"] == pytest.approx(8 * 0.0045)
+    assert segmentation_metrics(reference, reference, TASK, (1, 1, 5))["ET"]["reference_ml"] == pytest.approx(8 * 0.005)

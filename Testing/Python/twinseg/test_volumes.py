@@ -253,3 +253,14 @@ def test_overlap_is_the_share_of_the_smaller_field_of_view() -> None:
 
     assert overlap(volume, numbered((32, 32, 4), slab)) == 1.0
     assert overlap(volume, numbered((32, 32, 32), elsewhere)) == pytest.approx(0.25)
+
+
+def test_a_voxel_of_a_tilted_gantry_holds_less_than_the_product_of_its_spacings() -> None:
+    tilt = np.deg2rad(25.0)
+    affine = np.diag([0.5, 0.5, 1.0, 1.0])
+    affine[:3, 2] = 5 * np.array([0.0, np.sin(tilt), np.cos(tilt)])  # slices 5 mm apart along the tilted bed
+    straight, tilted = Volume(np.zeros((2, 2, 2)), np.diag([0.5, 0.5, 5.0, 1.0])), Volume(np.zeros((2, 2, 2)), affine)
+
+    assert straight.voxel_ml == pytest.approx(0.00125)
+    assert tilted.voxel_ml == pytest.approx(0.00125 * np.cos(tilt))
+    assert tilted.spacing == pytest.approx(straight.spacing)

@@ -138,7 +138,7 @@ def measure_volume(
     )
     inside = np.pad(inside[box], 1)
     spacing = np.array(mask.spacing)
-    voxel = float(np.prod(spacing))
+    voxel = 1000 * mask.voxel_ml
     volume = voxel * np.count_nonzero(inside)
     border = np.count_nonzero(inside & ~ndimage.binary_erosion(inside))
     slices = min(np.ptp(np.flatnonzero(inside.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1)))
@@ -196,7 +196,7 @@ def _parts(scan: Scan, values: Sequence[int], settings: LesionSettings) -> list[
 
     mask = region_mask(scan.labels, values)
     parts, count = ndimage.label(mask.array, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * float(np.prod(mask.spacing)) / 1000
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * mask.voxel_ml
     order = np.argsort(-sizes, kind="stable")
     return [Volume(parts == part + 1, mask.affine) for part in order if sizes[part] >= settings.smallest_ml]
 

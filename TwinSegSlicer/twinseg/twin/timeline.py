@@ -150,7 +150,7 @@ def change_map(twin: Twin, before: str, after: str, region: str | None = None) -
     changed = np.select(
         [masks[0].array & ~masks[1].array, masks[0].array & masks[1].array, masks[1].array], [GONE, STAYED, NEW]
     )
-    voxel = float(np.prod(masks[0].spacing)) / 1000
+    voxel = masks[0].voxel_ml
     counts = {name: voxel * int(np.count_nonzero(changed == v)) for name, v in (("gone", 1), ("stayed", 2), ("new", 3))}
     return Volume(changed.astype(np.uint8), masks[0].affine), counts
 
