@@ -412,3 +412,30 @@ def test_what_targets_merged_into_is_a_target() -> None:
     )
 
     assert [visit.size for visit in visits_of(history, {"000": 0, "001": 60})] == [400, 800]
+
+
+def test_a_merge_on_a_later_scan_leaves_earlier_assessments_as_they_were() -> None:
+    main, satellite = lesion(1, 30, 20), lesion(2, 13, 13)
+    two_scans = {"000": (main,), "001": (main, satellite)}
+    history = LesionHistory(
+        {**two_scans, "002": (lesion(1, 40, 25),)},
+        (Change("001", "born", 2), Change("002", "merged", 2, (1,))),
+    )
+
+    before = assess(visits_of(LesionHistory(two_scans, history.changes[:1]), {"000": 0, "001": 60}))
+    after = assess(visits_of(history, {"000": 0, "001": 60, "002": 120}))
+
+    assert before[1].rule == "PD-new-lesion"
+    assert after[:2] == before
+
+
+def test_what_a_target_merges_into_later_is_not_in_the_sum_before() -> None:
+    small = (lesion(1, 20, 10), lesion(2, 9, 9))
+    grown = (lesion(1, 20, 10), lesion(2, 30, 9.9))
+    history = LesionHistory(
+        {"000": small, "001": grown, "002": (lesion(2, 40, 20),)}, (Change("002", "merged", 1, (2,)),)
+    )
+
+    seen = visits_of(history, {"000": 0, "001": 60, "002": 120})
+
+    assert [visit.size for visit in seen] == [200, 200, 800]

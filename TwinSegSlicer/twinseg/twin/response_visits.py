@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twinseg.errors import InputError
-from twinseg.twin.lesions import LesionHistory
+from twinseg.twin.lesions import Change, LesionHistory
 
 CLINICAL = ("better", "stable", "worse")
 
@@ -125,13 +125,14 @@ def visits_of(
     """
     criteria = criteria or Criteria()
     smallest: dict[int, tuple[float, float]] = {}  # diameters of each lesion that was seen, at its smallest
-    relatives = {change.lesion: change.others for change in history.changes if change.kind in ("split", "merged")}
     targets: set[int] = set()
     visits: list[Visit] = []
     for name in sorted(days, key=lambda name: days[name]):
         there = history.lesions.get(name, ())
         measurable = [lesion for lesion in there if lesion.perpendicular >= criteria.measurable_mm]
-        fresh = [x for x in measurable if x.id not in targets and not targets & set(relatives.get(x.id, ()))]
+        if visits:  # what happens later must not reach back to this scan
+            targets = _with_relatives(targets, [change for change in history.changes if change.timepoint == name])
+        fresh = [lesion for lesion in measurable if lesion.id not in targets]
         new = [lesion.id for lesion in fresh if visits and lesion.id not in smallest]
         grown = [
             lesion.id
@@ -145,8 +146,6 @@ def visits_of(
             targets = {lesion.id for lesion in largest[: criteria.target_lesions]}
         else:
             targets |= {*new, *grown}
-            targets |= {lesion.id for lesion in there if targets & set(relatives.get(lesion.id, ()))}
-            targets |= {into for gone in targets for into in relatives.get(gone, ())}
         summed = [lesion for lesion in there if lesion.id in targets]
         if criteria.measure == "2D":
             sizes = [lesion.product for lesion in summed]
@@ -174,3 +173,9 @@ def visits_of(
             before = smallest.get(id, now)
             smallest[id] = min(before[0], now[0]), min(before[1], now[1])
     return tuple(visits)
+
+
+def _with_relatives(ids: set[int], happened: Sequence[Change]) -> set[int]:
+    """The lesions with what they merged into and what split off from them, by the changes of one time point."""
+    ids = ids | {into for one in happened if one.kind == "merged" and one.lesion in ids for into in one.others}
+    return ids | {one.lesion for one in happened if one.kind == "split" and ids & set(one.others)}
