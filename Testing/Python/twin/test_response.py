@@ -405,6 +405,27 @@ def test_a_lesion_never_seen_before_is_new_only_where_it_is_measurable() -> None
     assert at_second(lesion(2, 30, 9.9)).rule == "SD"
 
 
+def test_a_new_lesion_that_was_too_small_at_first_is_new_when_it_is_measurable() -> None:
+    sizes = ((), (lesion(2, 9, 9),), (lesion(2, 13, 13),), (lesion(2, 13, 13),))
+    history = LesionHistory({f"{n:03d}": (lesion(1, 30, 20), *there) for n, there in enumerate(sizes)}, ())
+
+    seen = visits_of(history, {"000": 0, "001": 60, "002": 120, "003": 180})
+
+    assert [visit.new_measurable for visit in seen] == [(), (), (2,), ()]
+    assert [visit.size for visit in seen] == [600, 600, 769, 769]
+    assert assess(seen)[2].rule == "PD-new-lesion"
+
+
+def test_a_piece_of_a_lesion_that_is_no_target_is_not_new() -> None:
+    three = (lesion(1, 30, 20), lesion(2, 20, 20), lesion(3, 15, 12))
+    history = LesionHistory(
+        {"000": (*three, lesion(4, 14, 12)), "001": (*three, lesion(4, 10, 5), lesion(5, 10, 10))},
+        (Change("001", "split", 5, (4,)),),
+    )
+
+    assert assess(visits_of(history, {"000": 0, "001": 60}))[1].rule == "SD"
+
+
 def test_what_targets_merged_into_is_a_target() -> None:
     history = LesionHistory(
         {"000": (lesion(1, 20, 10), lesion(2, 20, 10)), "001": (lesion(1, 40, 20),)},

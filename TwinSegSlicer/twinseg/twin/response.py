@@ -46,7 +46,7 @@ RULES = {
     "baseline": "the scan which the later ones are compared with",
     "PD-size": "the lesions grew from the nadir by the limit or more",
     "PD-reappeared": "measurable disease after the nadir was zero",
-    "PD-new-lesion": "a measurable lesion that was not there before",
+    "PD-new-lesion": "a lesion that the baseline does not have is measurable for the first time",
     "PD-non-measurable": "clear progression of lesions that are not measurable",
     "PD-clinical": "clear clinical deterioration that nothing but the tumour explains",
     "CR": "no enhancing lesion is left",

@@ -71,9 +71,9 @@ class Criteria:
 @dataclass(frozen=True)
 class Visit:
     """What the rules look at. size: sum over the measured lesions, in mm² (2D) or mL (3D), size_sd its standard
-    deviation; measurable: a lesion is; lesions: how many there are, measurable or not; new_measurable: ids of
-    measurable lesions that were not there before; non_measurable_worse: a reader's word; clinical: one of `CLINICAL`,
-    steroids_mg: dexamethasone equivalent a day; None: not known."""
+    deviation; measurable: one of these is; lesions: how many there are, measurable or not; new_measurable: ids of
+    lesions that the baseline does not have and that are measurable for the first time; non_measurable_worse: a reader's
+    word; clinical: one of `CLINICAL`, steroids_mg: dexamethasone equivalent a day; None: not known."""
 
     timepoint: str
     day: float
@@ -126,24 +126,27 @@ def visits_of(
     criteria = criteria or Criteria()
     smallest: dict[int, tuple[float, float]] = {}  # diameters of each lesion that was seen, at its smallest
     targets: set[int] = set()
+    known: set[int] = set()  # the baseline's lesions, measurable or not, and what became of them
     visits: list[Visit] = []
     for name in sorted(days, key=lambda name: days[name]):
         there = history.lesions.get(name, ())
         measurable = [lesion for lesion in there if lesion.perpendicular >= criteria.measurable_mm]
         if visits:  # what happens later must not reach back to this scan
-            targets = _with_relatives(targets, [change for change in history.changes if change.timepoint == name])
+            happened = [change for change in history.changes if change.timepoint == name]
+            targets, known = _with_relatives(targets, happened), _with_relatives(known, happened)
         fresh = [lesion for lesion in measurable if lesion.id not in targets]
-        new = [lesion.id for lesion in fresh if visits and lesion.id not in smallest]
+        new = [lesion.id for lesion in fresh if visits and lesion.id not in known]
         grown = [
             lesion.id
             for lesion in fresh
-            if lesion.id in smallest
+            if lesion.id in known & set(smallest)
             and lesion.longest - smallest[lesion.id][0] >= criteria.non_measurable_growth_mm
             and lesion.perpendicular - smallest[lesion.id][1] >= criteria.non_measurable_growth_mm
         ]
         largest = sorted(measurable, key=lambda lesion: lesion.product, reverse=True)
         if not visits:
             targets = {lesion.id for lesion in largest[: criteria.target_lesions]}
+            known = {lesion.id for lesion in there}
         else:
             targets |= {*new, *grown}
         summed = [lesion for lesion in there if lesion.id in targets]
