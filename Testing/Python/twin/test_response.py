@@ -91,6 +91,32 @@ def test_what_reappears_too_small_to_measure_is_no_progression() -> None:
     assert responses(assess(seen))[1:] == ["CR", "PR"]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [((25, 7, 9), ["PR", "PR"]), ((25, 7, 10), ["PR", "PD"]), ((5, 7), ["SD"]), ((12, 9, 10.1), ["SD", "PD"])],
+)
+def test_growth_of_what_is_not_measurable_is_no_progression_by_size(lengths, expected) -> None:
+    history = LesionHistory({f"{n:03d}": (lesion(1, mm, mm),) for n, mm in enumerate(lengths)}, ())
+    days = {name: 60.0 * n for n, name in enumerate(history.lesions)}
+
+    found = assess(visits_of(history, days))
+
+    assert responses(found)[1:] == expected
+
+
+def test_a_lesion_that_is_no_target_does_not_make_the_targets_measurable() -> None:
+    fourth = lesion(4, 12, 12)
+    history = LesionHistory(
+        {
+            name: (*(lesion(target, mm, mm) for target in (1, 2, 3)), fourth)
+            for name, mm in {"000": 20, "001": 7, "002": 9}.items()
+        },
+        (),
+    )
+
+    assert responses(assess(visits_of(history, {"000": 0, "001": 60, "002": 120})))[1:] == ["PR", "PR"]
+
+
 # --- confirmation ----------------------------------------------------------------------------------------------------
 
 

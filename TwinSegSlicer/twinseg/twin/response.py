@@ -219,6 +219,9 @@ def _progression(visit: Visit, nadir: Visit, criteria: Criteria, trace: list[str
         return "PD-reappeared" if visit.size > 0 and visit.measurable else None
     if not _at_least(visit.size, nadir.size * (1 + criteria.growth)):
         return None
+    if not visit.measurable:
+        trace.append("It grew from the nadir to the limit or more, but none of it is measurable: no progression by size.")
+        return None
     doses = (visit.steroids_mg, nadir.steroids_mg)
     if not criteria.steroids_matter:
         return "PD-size"

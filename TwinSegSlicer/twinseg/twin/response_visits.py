@@ -162,7 +162,7 @@ def visits_of(
                 day=days[name],
                 size=math.fsum(sizes),
                 size_sd=math.hypot(*errors),
-                measurable=bool(measurable),
+                measurable=any(lesion in measurable for lesion in summed),
                 lesions=len(there),
                 new_measurable=tuple(new),
                 non_measurable_worse=bool(grown),
