@@ -180,7 +180,7 @@ def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin
     kept, found = respond(assessed)
 
     assert kept.content["steroids_mg"] == {"000": 8.0, "001": 2.0}
-    assert kept.content["radiotherapy_ends"] == [-3.0]
+    assert kept.content["radiotherapy"] == [[-5.0, -3.0]]
     assert found["2D"][1].rule == "SD-steroids-reduced"
 
 

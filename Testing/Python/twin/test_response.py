@@ -154,7 +154,7 @@ def test_a_partial_response_is_confirmed_by_a_complete_one() -> None:
     ],
 )
 def test_progression_within_twelve_weeks_of_radiotherapy_is_preliminary(sizes, confirmed_by, confirmed) -> None:
-    found = assess(visits(*sizes), Criteria(confirmed_by=confirmed_by), radiotherapy_ends=[-24.0])[1]
+    found = assess(visits(*sizes), Criteria(confirmed_by=confirmed_by), radiotherapy=[(-66.0, -24.0)])[1]
 
     assert found.response == "PD"
     assert found.preliminary
@@ -163,27 +163,29 @@ def test_progression_within_twelve_weeks_of_radiotherapy_is_preliminary(sizes, c
 
 
 @pytest.mark.parametrize(
-    ("ends", "preliminary"),
+    ("courses", "preliminary"),
     [
-        ([-24.0], True),
-        ([-24.01], False),
-        ([60.0], True),
-        ([61.0], False),
+        ([(-66, -24.0)], True),
+        ([(-66, -24.01)], False),
+        ([(18, 60)], True),
+        ([(18, 61)], True),  # growth under radiotherapy is no surer than after it
+        ([(59, 100)], True),
+        ([(60, 100)], False),  # a scan of the first day is from before it
         ([], False),
-        ([-300.0, 20.0], True),  # irradiated again
-        ([-24.01, 400.0], False),  # the second course is still to come
+        ([(-342, -300), (-22, 20)], True),  # irradiated again
+        ([(-66, -24.01), (358, 400)], False),  # the second course is still to come
     ],
 )
-def test_the_twelve_weeks_are_84_days(ends, preliminary) -> None:
-    assert assess(visits(1000, 1300), radiotherapy_ends=ends)[1].preliminary is preliminary  # the scan is on day 60
-    assert assess(visits(1000, 1300), Criteria(early_days=1e9), radiotherapy_ends=[-500.0])[1].preliminary
+def test_progression_is_preliminary_during_radiotherapy_and_for_84_days(courses, preliminary) -> None:
+    assert assess(visits(1000, 1300), radiotherapy=courses)[1].preliminary is preliminary  # the scan is on day 60
+    assert assess(visits(1000, 1300), Criteria(early_days=1e9), radiotherapy=[(-542, -500)])[1].preliminary
 
 
 def test_clinical_deterioration_waits_for_no_confirmation() -> None:
     seen = visits(1000, 1000)
     seen[1] = replace(seen[1], clinical="worse")
 
-    found = assess(seen, radiotherapy_ends=[0.0])[1]
+    found = assess(seen, radiotherapy=[(-42.0, 0.0)])[1]
 
     assert (found.response, found.rule, found.preliminary) == ("PD", "PD-clinical", False)
 
@@ -207,7 +209,7 @@ def test_clinical_deterioration_waits_for_no_confirmation() -> None:
 def test_the_baseline_is_the_first_scan_after_radiotherapy(ends, settings, baseline: str) -> None:
     days = {"002": 120.0, "000": 0.0, "001": 60.0}
 
-    assert baseline_of(days, Criteria(**settings), ends) == baseline
+    assert baseline_of(days, Criteria(**settings), [(end - 42, end) for end in ends]) == baseline
 
 
 def test_a_baseline_that_is_not_there_is_told() -> None:
@@ -221,7 +223,7 @@ def test_a_baseline_that_is_not_there_is_told() -> None:
     ("end", "said"), [(-20, True), (-21, False), (-35, False), (-36, True), (-84, True), (-85, False)]
 )
 def test_a_baseline_out_of_its_window_is_told(end: float, said: bool) -> None:
-    trace = assess(visits(1000), radiotherapy_ends=[end])[0].trace
+    trace = assess(visits(1000), radiotherapy=[(end - 42, end)])[0].trace
 
     assert any("21 to 35 days after" in sentence for sentence in trace) is said
 

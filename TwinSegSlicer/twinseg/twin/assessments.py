@@ -36,7 +36,7 @@ def respond(
         "steroids_mg": {**_steroids(twin), **before.get("steroids_mg", {}), **(steroids_mg or {})},
         "overrides": _overrides(before.get("overrides", []), overrides),
         "settings": dict(before.get("settings", {}) if settings is None else settings),
-        "radiotherapy_ends": _radiotherapy_ends(twin),
+        "radiotherapy": _radiotherapy(twin),
     }
     assessed = _assessed(twin, inputs, overrides)
     found = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
@@ -62,7 +62,7 @@ def _assessed(twin: Twin, inputs: Mapping[str, Any], new: tuple[Override, ...]) 
             criteria = Criteria(**{**inputs["settings"], "measure": measure})
         except TypeError as error:
             raise InputError(f"settings: {error}; see the fields of Criteria") from error
-        baseline = baseline_of(days, criteria, inputs["radiotherapy_ends"])
+        baseline = baseline_of(days, criteria, inputs["radiotherapy"])
         earlier = {name: day for name, day in days.items() if day < days[baseline]}
         later = {name: day for name, day in days.items() if name not in earlier}
         # What a reader said of a scan before it became the baseline, or came before it, is kept but decides nothing
@@ -72,7 +72,7 @@ def _assessed(twin: Twin, inputs: Mapping[str, Any], new: tuple[Override, ...]) 
             *assess(
                 visits_of(history, later, criteria, **said),
                 criteria,
-                radiotherapy_ends=inputs["radiotherapy_ends"],
+                radiotherapy=inputs["radiotherapy"],
                 overrides=[*kept, *(one for one in new if one not in kept)],
             ),
         )
@@ -105,7 +105,7 @@ def _steroids(twin: Twin) -> dict[str, float]:
     return doses
 
 
-def _radiotherapy_ends(twin: Twin) -> list[float]:
-    """The last day of each course, as far as they are known."""
+def _radiotherapy(twin: Twin) -> list[tuple[float, float]]:
+    """The first and the last day of each course, as far as they are known."""
     courses = Treatments.from_json(twin.document("treatments.json")).radiotherapy
-    return [max(course.days) for course in courses or () if course.days]
+    return [(min(course.days), max(course.days)) for course in courses or () if course.days]

@@ -13,10 +13,10 @@ PD            +25 % or more, from the nadir              +40 % or more, from the
 SD            all else                                   all else
 ============  =========================================  ======================================
 
-The baseline is the first scan after radiotherapy, and progression in the twelve weeks after it needs a second scan.
-Where the papers leave room, or differ, `Criteria` (response_visits.py) has a setting, and says what is the default and
-after whom. Not judged by this program: T2 and FLAIR (RANO 2.0 asks for them where tumours do not enhance), histology,
-and whether a lesion shows on two slices.
+The baseline is the first scan after radiotherapy; progression during radiotherapy, and in the twelve weeks after it,
+needs a second scan. Where the papers leave room, or differ, `Criteria` (response_visits.py) has a setting, and says
+what is the default and after whom. Not judged by this program: T2 and FLAIR (RANO 2.0 asks for them where tumours do
+not enhance), histology, and whether a lesion shows on two slices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from statistics import NormalDist
 from typing import Any
 
 from twinseg.errors import InputError
-from twinseg.twin.response_visits import Criteria, Visit
+from twinseg.twin.response_visits import Course, Criteria, Visit
 from twinseg.twin.store_records import refuse_calendar_dates
 
 RESPONSES = ("CR", "PR", "SD", "PD")
@@ -111,12 +111,12 @@ def assess(
     visits: Sequence[Visit],
     criteria: Criteria | None = None,
     *,
-    radiotherapy_ends: Sequence[float] = (),
+    radiotherapy: Sequence[Course] = (),
     overrides: Sequence[Override] = (),
 ) -> tuple[Assessment, ...]:
     """Assess each visit against the first (the baseline, see `baseline_of`) and the nadir before it.
 
-    radiotherapy_ends: days of each course's last fraction, as far as they are known. Raises InputError for visits
+    radiotherapy: the courses whose days are known. Raises InputError for visits
     that are out of order and for an override of a visit that is not there.
     """
     criteria = criteria or Criteria()
@@ -125,9 +125,9 @@ def assess(
     for before, after in itertools.pairwise(visits):
         if after.day <= before.day:
             raise InputError(f"day {after.day:g} does not come after day {before.day:g}; put the visits in order")
-    assessed = [_baseline(visits[0], criteria, radiotherapy_ends)]
+    assessed = [_baseline(visits[0], criteria, radiotherapy)]
     for number in range(1, len(visits)):
-        assessed.append(_assess_one(visits[: number + 1], criteria, radiotherapy_ends))
+        assessed.append(_assess_one(visits[: number + 1], criteria, radiotherapy))
     assessed = [_confirm(number, visits, assessed, criteria) for number in range(len(visits))]
     for override in overrides:
         named = [number for number, found in enumerate(assessed) if found.timepoint == override.timepoint]
@@ -156,9 +156,9 @@ def before_baseline(visit: Visit) -> Assessment:
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-def _baseline(visit: Visit, criteria: Criteria, radiotherapy_ends: Sequence[float]) -> Assessment:
+def _baseline(visit: Visit, criteria: Criteria, radiotherapy: Sequence[Course]) -> Assessment:
     trace = [f"Baseline: {visit.size:.4g} {criteria.unit}."]
-    since = _days_since(radiotherapy_ends, visit.day)
+    since = _days_since(radiotherapy, visit.day)
     if since is not None and not 21 <= since <= 35 and since <= criteria.early_days:
         trace.append(f"It is {since:g} days after radiotherapy; RANO 2.0 wants it 21 to 35 days after.")
     if not visit.measurable:
@@ -168,12 +168,20 @@ def _baseline(visit: Visit, criteria: Criteria, radiotherapy_ends: Sequence[floa
     )
 
 
-def _days_since(ends: Sequence[float], day: float) -> float | None:
-    """Days since the last of the `ends` before `day`; None where there is none."""
-    return min((day - end for end in ends if end <= day), default=None)
+def _days_since(radiotherapy: Sequence[Course], day: float) -> float | None:
+    """Days since the last course that ended before `day`; None where there is none."""
+    return min((day - last for _, last in radiotherapy if last <= day), default=None)
 
 
-def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy_ends: Sequence[float]) -> Assessment:
+def _irradiated(radiotherapy: Sequence[Course], day: float, criteria: Criteria) -> str:
+    """How a day lies to a course that makes growth on it preliminary: in it or soon after it; "" if it does not."""
+    if any(first < day < last for first, last in radiotherapy):
+        return "during radiotherapy"
+    since = _days_since(radiotherapy, day)
+    return f"{since:g} days after radiotherapy" if since is not None and since <= criteria.early_days else ""
+
+
+def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy: Sequence[Course]) -> Assessment:
     """The last of the visits, against the first and the smallest before it."""
     baseline, visit = visits[0], visits[-1]
     nadir = min(visits[:-1], key=lambda before: before.size)
@@ -181,11 +189,11 @@ def _assess_one(visits: Sequence[Visit], criteria: Criteria, radiotherapy_ends: 
     rule = _progression(visit, nadir, criteria, trace) or _response(visit, baseline, criteria, trace)
     response = rule.split("-")[0]
     trace.insert(0, f"{TITLES[response]}: {RULES[rule]}.")
-    since = _days_since(radiotherapy_ends, visit.day)
-    preliminary = response == "PD" and rule != "PD-clinical" and since is not None and since <= criteria.early_days
+    irradiated = _irradiated(radiotherapy, visit.day, criteria)
+    preliminary = response == "PD" and rule != "PD-clinical" and bool(irradiated)
     if preliminary:
         trace.append(
-            f"Day {visit.day:g} is {since:g} days after radiotherapy: preliminary until a scan "
+            f"Day {visit.day:g} is {irradiated}: preliminary until a scan "
             f"{criteria.confirmation_days:g} days later or more confirms it."
         )
     likelihood = _likelihood(response, visit, baseline, nadir, criteria) if rule in ("PD-size", "PR", "SD") else None
@@ -220,7 +228,7 @@ def _progression(visit: Visit, nadir: Visit, criteria: Criteria, trace: list[str
     if not _at_least(visit.size, nadir.size * (1 + criteria.growth)):
         return None
     if not visit.measurable:
-        trace.append("It grew from the nadir to the limit or more, but none of it is measurable: no progression by size.")
+        trace.append("It grew from the nadir by the limit or more, but is not measurable: no progression by size.")
         return None
     doses = (visit.steroids_mg, nadir.steroids_mg)
     if not criteria.steroids_matter:

@@ -11,6 +11,7 @@ from twinseg.errors import InputError
 from twinseg.twin.lesions import Change, LesionHistory
 
 CLINICAL = ("better", "stable", "worse")
+Course = tuple[float, float]  # the first and the last day of a course of radiotherapy
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Criteria:
     measurable_mm: both diameters of a measurable lesion (Wen 2010, 2023; thick slices ask for twice their thickness);
     target_lesions: how many of the largest measurable lesions are summed (three, Wen 2023, review; five, Wen 2010;
     None: all); confirmation_days: a response must hold so long (4 weeks, Wen 2010 and 2023);
-    early_days: progression this soon after radiotherapy is preliminary until a scan after `confirmation_days` confirms
-    it (12 weeks, Wen 2023; longer for a treatment that often looks like progression); confirmed_by: "persistence", the
-    growth from the nadir still meets the limit, or "growth", it meets the limit again from the preliminary scan: both
-    are in use, and the paper's own words were not at hand; new_lesion_progresses: a new measurable
-    lesion is progression by itself (Wen 2010, 2023), else it is only added to the sum (Ellingson 2017);
+    early_days: progression during radiotherapy, or this soon after it, is preliminary until a scan after
+    `confirmation_days` confirms it (12 weeks, Wen 2023; longer for a treatment that often looks like progression);
+    confirmed_by: "persistence", the growth from the nadir still meets the limit, or "growth", it meets the limit again
+    from the preliminary scan: both are in use, and the paper's own words were not at hand; new_lesion_progresses: a new
+    measurable lesion is progression by itself (Wen 2010, 2023), else it is only added to the sum (Ellingson 2017);
     non_measurable_growth_mm: a lesion that was too small to measure, or is no target, progresses when it is measurable
     and both diameters grew by this much from their smallest (Wen 2010's example is 5 × 5 to 10 × 10 mm);
     steroids_matter: growth while steroids are reduced is no progression, a response on more steroids than at baseline
@@ -93,7 +94,7 @@ class Visit:
             raise InputError(f"steroids {self.steroids_mg}: give dexamethasone equivalent in mg per day, 0 or more")
 
 
-def baseline_of(days: Mapping[str, float], criteria: Criteria, radiotherapy_ends: Sequence[float] = ()) -> str:
+def baseline_of(days: Mapping[str, float], criteria: Criteria, radiotherapy: Sequence[Course] = ()) -> str:
     """The time point that the others are compared with. days: by time point. Raises InputError."""
     names = sorted(days, key=lambda name: days[name])
     if not names:
@@ -104,8 +105,9 @@ def baseline_of(days: Mapping[str, float], criteria: Criteria, radiotherapy_ends
                 f"setting baseline_day {criteria.baseline_day:g}: no scan with a segmentation is of that day"
             )
         return next(name for name in names if days[name] == criteria.baseline_day)
-    if criteria.baseline == "after-radiotherapy" and radiotherapy_ends:
-        return next((name for name in names if days[name] > min(radiotherapy_ends)), names[0])
+    if criteria.baseline == "after-radiotherapy" and radiotherapy:
+        end = min(last for _, last in radiotherapy)
+        return next((name for name in names if days[name] > end), names[0])
     return names[0]
 
 
