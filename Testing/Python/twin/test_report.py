@@ -184,6 +184,18 @@ def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin
     assert found["2D"][1].rule == "SD-steroids-reduced"
 
 
+def test_many_specks_of_tumour_are_no_complete_response(assessed: Twin, scan) -> None:
+    specks = scan()["labels"]
+    specks.array[:] = 0
+    specks.array[::5, ::5, ::5] = 3  # 80 voxels of 8 mm³ that do not touch
+    correct_scan(assessed, "001", specks, "expert")
+
+    _, found = respond(assessed)
+
+    assert [found[measure][1].response for measure in ("2D", "3D")] == ["PR", "PR"]
+    assert "0.64 mL in specks" in " ".join(found["3D"][1].trace)
+
+
 def test_the_first_scan_after_radiotherapy_becomes_the_baseline(assessed: Twin, scan) -> None:
     respond(assessed, overrides=(Override("001", "SD", "seen on perfusion"),))
     given = Treatments(radiotherapy=(Radiotherapy((10.0, 30.0), (2.0, 2.0)),))

@@ -117,6 +117,17 @@ def test_a_lesion_that_is_no_target_does_not_make_the_targets_measurable() -> No
     assert responses(assess(visits_of(history, {"000": 0, "001": 60, "002": 120})))[1:] == ["PR", "PR"]
 
 
+@pytest.mark.parametrize(("rest", "expected", "said"), [(0.0, "CR", False), (0.05, "CR", True), (0.06, "PR", True)])
+def test_a_complete_response_leaves_no_more_than_a_tiny_rest(rest: float, expected: str, said: bool) -> None:
+    seen = visits(1000, 0)
+    seen[1] = replace(seen[1], rest_ml=rest)
+
+    found = assess(seen)[1]
+
+    assert found.response == expected
+    assert (f"{rest} mL in specks" in " ".join(found.trace)) is said
+
+
 # --- confirmation ----------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from twinseg.errors import InputError
+from twinseg.tasks import load_task
+from twinseg.twin.lesions import LesionHistory, LesionSettings, followed_region, region_mask
 from twinseg.twin.response import Assessment, Override, assess, before_baseline
 from twinseg.twin.response_visits import Criteria, baseline_of, visits_of
 from twinseg.twin.store import Twin
@@ -55,7 +59,8 @@ def _assessed(twin: Twin, inputs: Mapping[str, Any], new: tuple[Override, ...]) 
     days = {scan.name: scan.day for scan in twin.timepoints if scan.segmentation is not None}
     for name in {*inputs["clinical"], *inputs["steroids_mg"]} - set(days):
         raise InputError(f"time point {name}: there is no such scan with a segmentation; twinseg twin list shows them")
-    history, said = lesion_history(twin), {name: inputs[name] for name in ("clinical", "steroids_mg")}
+    history = lesion_history(twin)
+    said = {name: inputs[name] for name in ("clinical", "steroids_mg")} | {"rest_ml": _rest_ml(twin, history)}
     assessed: Assessed = {}
     for measure in ("2D", "3D"):
         try:
@@ -103,6 +108,17 @@ def _steroids(twin: Twin) -> dict[str, float]:
         if len(known) == len(taken):
             doses[scan.name] = float(sum(known))
     return doses
+
+
+def _rest_ml(twin: Twin, history: LesionHistory) -> dict[str, float]:
+    """mL of the region that lesions are followed in at each scan without a lesion: specks that are too small."""
+    values = followed_region(load_task(twin.task), LesionSettings())[1]
+    rest = {}
+    for scan in twin.timepoints:
+        if not history.lesions.get(scan.name) and (labels := twin.labels(scan)) is not None:
+            mask = region_mask(labels, values)
+            rest[scan.name] = float(np.count_nonzero(mask.array) * np.prod(mask.spacing)) / 1000
+    return rest
 
 
 def _radiotherapy(twin: Twin) -> list[tuple[float, float]]:

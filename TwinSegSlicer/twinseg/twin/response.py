@@ -246,7 +246,12 @@ def _response(visit: Visit, baseline: Visit, criteria: Criteria, trace: list[str
     if not baseline.measurable:
         trace.append("The baseline had no measurable lesion, so that stable disease is the best there can be.")
         return "SD"
-    complete = visit.lesions == 0
+    complete = visit.lesions == 0 and visit.rest_ml <= criteria.complete_rest_ml
+    if visit.lesions == 0 and visit.rest_ml > 0:
+        trace.append(
+            f"Not counted: {visit.rest_ml:.2g} mL in specks too small to be lesions; "
+            f"a complete response may leave {criteria.complete_rest_ml:g} mL of them."
+        )
     if not complete and not _at_least(baseline.size * (1 - criteria.shrinkage), visit.size):
         if criteria.steroids_matter and _more(visit.steroids_mg, baseline.steroids_mg):
             trace.append("More steroids than at the baseline: neither stable nor progressive by RANO; observe closely.")

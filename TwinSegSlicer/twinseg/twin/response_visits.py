@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twinseg.errors import InputError
-from twinseg.twin.lesions import Change, LesionHistory
+from twinseg.twin.lesions import Change, LesionHistory, LesionSettings
 
 CLINICAL = ("better", "stable", "worse")
 Course = tuple[float, float]  # the first and the last day of a course of radiotherapy
@@ -33,6 +33,8 @@ class Criteria:
     measurable lesion is progression by itself (Wen 2010, 2023), else it is only added to the sum (Ellingson 2017);
     non_measurable_growth_mm: a lesion that was too small to measure, or is no target, progresses when it is measurable
     and both diameters grew by this much from their smallest (Wen 2010's example is 5 × 5 to 10 × 10 mm);
+    complete_rest_ml: what a complete response may leave of the region in specks that are each too small to be a lesion:
+    in all no more than the smallest lesion that is counted (a choice; RANO asks for none, but segmentations err);
     steroids_matter: growth while steroids are reduced is no progression, a response on more steroids than at baseline
     is none (Wen 2010, 2023); physiological_steroids_mg: what a complete response allows, dexamethasone a day (Wen 2010
     allows physiological replacement; 20 mg of hydrocortisone are as much).
@@ -50,6 +52,7 @@ class Criteria:
     confirmed_by: Literal["persistence", "growth"] = "persistence"
     new_lesion_progresses: bool = True
     non_measurable_growth_mm: float = 5.0
+    complete_rest_ml: float = LesionSettings.smallest_ml
     steroids_matter: bool = True
     physiological_steroids_mg: float = 0.75
 
@@ -74,7 +77,8 @@ class Visit:
     """What the rules look at. size: sum over the measured lesions, in mm² (2D) or mL (3D), size_sd its standard
     deviation; measurable: one of these is; lesions: how many there are, measurable or not; new_measurable: ids of
     lesions that the baseline does not have and that are measurable for the first time; non_measurable_worse: a reader's
-    word; clinical: one of `CLINICAL`, steroids_mg: dexamethasone equivalent a day; None: not known."""
+    word; rest_ml: what there is of the region where there is no lesion, in specks too small to be one; clinical: one of
+    `CLINICAL`, steroids_mg: dexamethasone equivalent a day; None: not known."""
 
     timepoint: str
     day: float
@@ -84,6 +88,7 @@ class Visit:
     lesions: int = 1
     new_measurable: tuple[int, ...] = ()
     non_measurable_worse: bool = False
+    rest_ml: float = 0.0
     clinical: str | None = None
     steroids_mg: float | None = None
 
@@ -116,6 +121,7 @@ def visits_of(
     days: Mapping[str, float],
     criteria: Criteria | None = None,
     *,
+    rest_ml: Mapping[str, float] | None = None,
     clinical: Mapping[str, str] | None = None,
     steroids_mg: Mapping[str, float] | None = None,
 ) -> tuple[Visit, ...]:
@@ -168,6 +174,7 @@ def visits_of(
                 lesions=len(there),
                 new_measurable=tuple(new),
                 non_measurable_worse=bool(grown),
+                rest_ml=(rest_ml or {}).get(name, 0.0),
                 clinical=(clinical or {}).get(name),
                 steroids_mg=(steroids_mg or {}).get(name),
             )
