@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twinseg.twin.assessments import respond
 from twinseg.twin.store import Twin
+from twinseg.twin.timeline import correct_scan
 from twinseg.volumes import Volume
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in the processes that tests start
@@ -46,3 +48,12 @@ def twin(tmp_path: Path) -> Twin:
             segmentation=(drawn["labels"], "expert"),
         )
     return made
+
+
+@pytest.fixture
+def assessed(twin: Twin) -> Twin:
+    """The same, drawn anew so that both show one ball that grew, and assessed."""
+    for number, radius in (("000", 5.0), ("001", 6.0)):
+        correct_scan(twin, number, small_scan(0, radius)["labels"], "expert")
+    respond(twin, clinical={"001": "stable"})
+    return twin

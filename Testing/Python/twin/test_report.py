@@ -13,13 +13,12 @@ import pytest
 
 from twinseg.errors import InputError
 from twinseg.twin import report
-from twinseg.twin.assessments import last_assessments, respond
+from twinseg.twin.assessments import respond
 from twinseg.twin.report import NOTICE, ForecastBands, write_report
 from twinseg.twin.response import Override
 from twinseg.twin.store import Twin
 from twinseg.twin.store_export import export_bids
 from twinseg.twin.timeline import correct_scan
-from twinseg.twin.treatments import Radiotherapy, Steroids, Treatments
 
 
 class Text(HTMLParser):
@@ -46,14 +45,6 @@ def page(file: Path) -> Text:
     parser.feed(file.read_text("utf-8"))
     assert parser.open == []
     return parser
-
-
-@pytest.fixture
-def assessed(twin: Twin, scan) -> Twin:
-    for number, radius in (("000", 5.0), ("001", 6.0)):
-        correct_scan(twin, number, scan(0, radius)["labels"], "expert")
-    respond(twin, clinical={"001": "stable"})
-    return twin
 
 
 def test_the_page_is_whole_in_one_file_and_says_why(assessed: Twin, tmp_path: Path) -> None:
@@ -154,73 +145,6 @@ def test_a_twin_with_one_scan_and_nothing_else_has_a_page(tmp_path: Path, scan) 
 def test_a_missing_folder_is_told(assessed: Twin, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder does not exist"):
         write_report(assessed, tmp_path / "nowhere" / "r.html")
-
-
-# --- assessments that are kept ---------------------------------------------------------------------------------------
-
-
-def test_assessments_remember_what_was_said_before(assessed: Twin) -> None:
-    respond(assessed, steroids_mg={"000": 4.0, "001": 2.0})
-    kept, found = respond(assessed, overrides=(Override("001", "PD", "seen on perfusion"),))
-
-    assert kept.content["clinical"] == {"001": "stable"}
-    assert kept.content["steroids_mg"] == {"000": 4.0, "001": 2.0}
-    assert (found["2D"][1].response, found["2D"][1].overridden) == ("PD", "SD")
-    assert last_assessments(Twin.open(assessed.folder)) == found
-    assert len(assessed.records("assessments")) == 3
-
-
-def test_treatments_tell_the_steroids_and_the_end_of_radiotherapy(assessed: Twin) -> None:
-    treatments = Treatments(
-        radiotherapy=(Radiotherapy((-5.0, -4.0, -3.0), (2.0, 2.0, 2.0)),),
-        steroids=(Steroids(-10, 30, 8.0), Steroids(31, 90, 2.0)),
-    )
-    assessed.set_document("treatments.json", treatments.to_json())
-
-    kept, found = respond(assessed)
-
-    assert kept.content["steroids_mg"] == {"000": 8.0, "001": 2.0}
-    assert kept.content["radiotherapy"] == [[-5.0, -3.0]]
-    assert found["2D"][1].rule == "SD-steroids-reduced"
-
-
-def test_many_specks_of_tumour_are_no_complete_response(assessed: Twin, scan) -> None:
-    specks = scan()["labels"]
-    specks.array[:] = 0
-    specks.array[::5, ::5, ::5] = 3  # 80 voxels of 8 mm³ that do not touch
-    correct_scan(assessed, "001", specks, "expert")
-
-    _, found = respond(assessed)
-
-    assert [found[measure][1].response for measure in ("2D", "3D")] == ["PR", "PR"]
-    assert "0.64 mL in specks" in " ".join(found["3D"][1].trace)
-
-
-def test_the_first_scan_after_radiotherapy_becomes_the_baseline(assessed: Twin, scan) -> None:
-    respond(assessed, overrides=(Override("001", "SD", "seen on perfusion"),))
-    given = Treatments(radiotherapy=(Radiotherapy((10.0, 30.0), (2.0, 2.0)),))
-    assessed.set_document("treatments.json", given.to_json())
-
-    _, found = respond(assessed)
-
-    # The override of what is the baseline now decides nothing
-    assert [one.words for one in found["3D"]] == ["before the baseline", "baseline"]
-    assert "first one after radiotherapy" in found["2D"][0].trace[0]
-    assert found["2D"][0].size > 0
-    assert last_assessments(assessed) == found
-    with pytest.raises(InputError, match="no assessment of it to override"):
-        respond(assessed, overrides=(Override("000", "SD", "why"),))
-    assert [one.response for one in respond(assessed, settings={"baseline": "first"})[1]["3D"]] == ["baseline", "SD"]
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({"clinical": {"009": "stable"}}, "time point 009"), ({"settings": {"no_such": 1}}, "settings")],
-)
-def test_bad_inputs_to_an_assessment_leave_no_record(assessed: Twin, given, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        respond(assessed, **given)
-    assert len(assessed.records("assessments")) == 1
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

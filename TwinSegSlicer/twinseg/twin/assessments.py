@@ -11,8 +11,8 @@ import numpy as np
 from twinseg.errors import InputError
 from twinseg.tasks import load_task
 from twinseg.twin.lesions import LesionHistory, LesionSettings, followed_region, region_mask
-from twinseg.twin.response import Assessment, Override, assess, before_baseline
-from twinseg.twin.response_visits import Criteria, baseline_of, visits_of
+from twinseg.twin.response import RESPONSES, Assessment, Override, assess, before_baseline, overridden
+from twinseg.twin.response_visits import Criteria, baseline_of, periods_of, visits_of
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import Record
 from twinseg.twin.timeline import lesion_history
@@ -41,6 +41,7 @@ def respond(
         "overrides": _overrides(before.get("overrides", []), overrides),
         "settings": dict(before.get("settings", {}) if settings is None else settings),
         "radiotherapy": _radiotherapy(twin),
+        "operations": _operations(twin),
     }
     assessed = _assessed(twin, inputs, overrides)
     found = {measure: [dataclasses.asdict(one) for one in ones] for measure, ones in assessed.items()}
@@ -67,21 +68,37 @@ def _assessed(twin: Twin, inputs: Mapping[str, Any], new: tuple[Override, ...]) 
             criteria = Criteria(**{**inputs["settings"], "measure": measure})
         except TypeError as error:
             raise InputError(f"settings: {error}; see the fields of Criteria") from error
-        baseline = baseline_of(days, criteria, inputs["radiotherapy"])
-        earlier = {name: day for name, day in days.items() if day < days[baseline]}
-        later = {name: day for name, day in days.items() if name not in earlier}
-        # What a reader said of a scan before it became the baseline, or came before it, is kept but decides nothing
-        kept = [Override(**one) for one in inputs["overrides"] if one["timepoint"] in set(later) - {baseline}]
-        assessed[measure] = (
-            *(before_baseline(visit) for visit in visits_of(history, earlier, criteria, **said)),
-            *assess(
-                visits_of(history, later, criteria, **said),
-                criteria,
-                radiotherapy=inputs["radiotherapy"],
-                overrides=[*kept, *(one for one in new if one not in kept)],
-            ),
-        )
+        found = _by_rules(history, days, criteria, inputs, said)
+        # What a reader said of a scan before it became a baseline, or came before it, is kept but decides nothing
+        judged = {one.timepoint for one in found if one.response in RESPONSES}
+        kept = [Override(**one) for one in inputs["overrides"] if one["timepoint"] in judged]
+        assessed[measure] = overridden(found, [*kept, *(one for one in new if one not in kept)])
     return assessed
+
+
+def _by_rules(
+    history: LesionHistory,
+    days: Mapping[str, float],
+    criteria: Criteria,
+    inputs: Mapping[str, Any],
+    said: Mapping[str, Any],
+) -> list[Assessment]:
+    """What the rules say of all scans: each is compared with the baseline since the last operation."""
+    chosen = criteria.baseline_day
+    found: list[Assessment] = []
+    for period in periods_of(days, [day for day in inputs["operations"] if chosen is None or day >= chosen]):
+        baseline = period.days[baseline_of(period.days, criteria, inputs["radiotherapy"])]
+        earlier = {name: day for name, day in period.days.items() if day < baseline}
+        later = {name: day for name, day in period.days.items() if day >= baseline}
+        found += [before_baseline(visit) for visit in visits_of(history, earlier, criteria, **said)]
+        found += assess(
+            visits_of(history, later, criteria, **said),
+            criteria,
+            radiotherapy=inputs["radiotherapy"],
+            operation=period.operation,
+        )
+        criteria = dataclasses.replace(criteria, baseline_day=None)  # that one is of the first period
+    return found
 
 
 def _last(twin: Twin) -> dict[str, Any]:
@@ -125,3 +142,9 @@ def _radiotherapy(twin: Twin) -> list[tuple[float, float]]:
     """The first and the last day of each course, as far as they are known."""
     courses = Treatments.from_json(twin.document("treatments.json")).radiotherapy
     return [(min(course.days), max(course.days)) for course in courses or () if course.days]
+
+
+def _operations(twin: Twin) -> list[float]:
+    """The days of the operations that removed tumour."""
+    operations = Treatments.from_json(twin.document("treatments.json")).surgery
+    return [operation.day for operation in operations or () if operation.removes_tumour]

@@ -13,10 +13,11 @@ PD            +25 % or more, from the nadir              +40 % or more, from the
 SD            all else                                   all else
 ============  =========================================  ======================================
 
-The baseline is the first scan after radiotherapy; progression during radiotherapy, and in the twelve weeks after it,
-needs a second scan. Where the papers leave room, or differ, `Criteria` (response_visits.py) has a setting, and says
-what is the default and after whom. Not judged by this program: T2 and FLAIR (RANO 2.0 asks for them where tumours do
-not enhance), histology, and whether a lesion shows on two slices.
+The baseline is the first scan after radiotherapy, and a new one is the first after an operation that removed tumour.
+Progression during radiotherapy, and in the twelve weeks after it, needs a second scan. Where the papers leave room, or
+differ, `Criteria` (response_visits.py) has a setting, and says what is the default and after whom. Not judged by this
+program: T2 and FLAIR (RANO 2.0 asks for them where tumours do not enhance), histology, and whether a lesion shows on
+two slices.
 """
 
 from __future__ import annotations
@@ -112,12 +113,13 @@ def assess(
     criteria: Criteria | None = None,
     *,
     radiotherapy: Sequence[Course] = (),
+    operation: float | None = None,
     overrides: Sequence[Override] = (),
 ) -> tuple[Assessment, ...]:
     """Assess each visit against the first (the baseline, see `baseline_of`) and the nadir before it.
 
-    radiotherapy: the courses whose days are known. Raises InputError for visits
-    that are out of order and for an override of a visit that is not there.
+    radiotherapy: the courses whose days are known; operation: the day of the last one that removed tumour before the
+    visits. Raises InputError for visits that are out of order and for an override of a visit that is not there.
     """
     criteria = criteria or Criteria()
     if not visits:
@@ -125,16 +127,25 @@ def assess(
     for before, after in itertools.pairwise(visits):
         if after.day <= before.day:
             raise InputError(f"day {after.day:g} does not come after day {before.day:g}; put the visits in order")
-    assessed = [_baseline(visits[0], criteria, radiotherapy)]
+    assessed = [_baseline(visits[0], criteria, radiotherapy, operation)]
     for number in range(1, len(visits)):
         assessed.append(_assess_one(visits[: number + 1], criteria, radiotherapy))
     assessed = [_confirm(number, visits, assessed, criteria) for number in range(len(visits))]
+    return overridden(assessed, overrides)
+
+
+def overridden(assessed: Sequence[Assessment], overrides: Sequence[Override]) -> tuple[Assessment, ...]:
+    """The assessments with a reader's in the place of some. Raises InputError for one of a scan that has none."""
+    by_scan = {one.timepoint: one for one in assessed}
     for override in overrides:
-        named = [number for number, found in enumerate(assessed) if found.timepoint == override.timepoint]
-        if not named or named[0] == 0:
+        found = by_scan.get(override.timepoint)
+        if found is None or found.response not in RESPONSES:
             raise InputError(f"time point {override.timepoint}: there is no assessment of it to override")
-        assessed[named[0]] = _overridden(assessed[named[0]], override)
-    return tuple(assessed)
+        sentence = f"A reader decided on {override.response} instead of {found.response}: {override.reason.strip()}"
+        by_scan[found.timepoint] = _replaced(
+            found, response=override.response, overridden=found.response, trace=(*found.trace, sentence)
+        )
+    return tuple(by_scan.values())
 
 
 def before_baseline(visit: Visit) -> Assessment:
@@ -156,9 +167,11 @@ def before_baseline(visit: Visit) -> Assessment:
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-def _baseline(visit: Visit, criteria: Criteria, radiotherapy: Sequence[Course]) -> Assessment:
+def _baseline(visit: Visit, criteria: Criteria, radiotherapy: Sequence[Course], operation: float | None) -> Assessment:
     trace = [f"Baseline: {visit.size:.4g} {criteria.unit}."]
-    since = _days_since(radiotherapy, visit.day)
+    if operation is not None:
+        trace.append(f"A new one after the operation of day {operation:g}, as what that took away is no response.")
+    since = _days_since([course for course in radiotherapy if operation is None or course[1] > operation], visit.day)
     if since is not None and not 21 <= since <= 35 and since <= criteria.early_days:
         trace.append(f"It is {since:g} days after radiotherapy; RANO 2.0 wants it 21 to 35 days after.")
     if not visit.measurable:
@@ -298,11 +311,6 @@ def _confirm(number: int, visits: Sequence[Visit], found: Sequence[Assessment], 
         sentence = f"To be confirmed by a scan on day {here.day + criteria.confirmation_days:g} or later."
         return _replaced(here, trace=(*here.trace, sentence))
     return _replaced(here, trace=(*here.trace, sentence), confirmed=confirmed)
-
-
-def _overridden(found: Assessment, override: Override) -> Assessment:
-    sentence = f"A reader decided on {override.response} instead of {found.response}: {override.reason.strip()}"
-    return _replaced(found, response=override.response, overridden=found.response, trace=(*found.trace, sentence))
 
 
 def _replaced(found: Assessment, **changes: Any) -> Assessment:

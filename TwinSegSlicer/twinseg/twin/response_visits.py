@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class Criteria:
 
     measure: 2D or 3D; partial, progression: shares of the baseline and the nadir (None: RANO 2.0's, see response.py);
     baseline: the first scan after the first radiotherapy, if there was one and there is such a scan (Wen 2023, review),
-    or the first of all; baseline_day: the day of another baseline, as for a recurrence the last scan before its
-    treatment;
+    or the first of all, and a new one after each operation (see `periods_of`); baseline_day: the day of another
+    baseline, as for a recurrence the last scan before its treatment;
     measurable_mm: both diameters of a measurable lesion (Wen 2010, 2023; thick slices ask for twice their thickness);
     target_lesions: how many of the largest measurable lesions are summed (three, Wen 2023, review; five, Wen 2010;
     None: all); confirmation_days: a response must hold so long (4 weeks, Wen 2010 and 2023);
@@ -114,6 +115,27 @@ def baseline_of(days: Mapping[str, float], criteria: Criteria, radiotherapy: Seq
         end = min(last for _, last in radiotherapy)
         return next((name for name in names if days[name] > end), names[0])
     return names[0]
+
+
+@dataclass(frozen=True)
+class Period:
+    """Time points between two operations, with their days; operation: the day of the one before them, if any."""
+
+    days: dict[str, float]
+    operation: float | None
+
+
+def periods_of(days: Mapping[str, float], operations: Sequence[float]) -> tuple[Period, ...]:
+    """The time points parted at the operations that removed tumour: each period has a baseline of its own, as what an
+    operation takes away is no response. A scan of the day of an operation is taken to be from before it."""
+    edges = (-math.inf, *sorted(operations), math.inf)
+    periods = [
+        Period(
+            {name: day for name, day in days.items() if after < day <= until}, after if math.isfinite(after) else None
+        )
+        for after, until in itertools.pairwise(edges)
+    ]
+    return tuple(period for period in periods if period.days)
 
 
 def visits_of(
