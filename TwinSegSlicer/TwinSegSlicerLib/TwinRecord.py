@@ -24,13 +24,14 @@ HEAD = "twin.json"
 @dataclass(frozen=True)
 class TwinRecord:
     """A twin as it was when it was read. scans: by day; history: the lesions of each; assessed: the newest assessments
-    by measure; models, forecasts: those records, oldest first."""
+    by measure; notAssessed: why there can be none, "" if there can; models, forecasts: those records, oldest first."""
 
     twin: Twin
     scans: tuple[TimePoint, ...]
     history: LesionHistory
     treatments: Treatments
     assessed: Assessed
+    notAssessed: str
     models: tuple[Record, ...]
     forecasts: tuple[Record, ...]
 
@@ -80,7 +81,7 @@ class TwinRecord:
 
 def readTwin(folder: Path) -> TwinRecord:
     """Read a twin. Raises InputError where the folder holds none, or a damaged one. For a thread."""
-    from twinseg.twin.assessments import last_assessments
+    from twinseg.twin.assessments import last_assessments, why_not_assessed
     from twinseg.twin.store import Twin
     from twinseg.twin.timeline import lesion_history
 
@@ -91,6 +92,7 @@ def readTwin(folder: Path) -> TwinRecord:
         lesion_history(twin),
         Treatments.from_json(twin.document("treatments.json")),
         last_assessments(twin),
+        why_not_assessed(twin),
         twin.records("models"),
         twin.records("forecasts"),
     )

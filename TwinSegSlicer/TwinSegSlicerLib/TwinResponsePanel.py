@@ -42,12 +42,13 @@ class TwinResponsePanel:
         """reason: why nothing can be pressed; "" if it can."""
         record = self._session.record
         noScan = "" if record is not None and record.segmented else _("The twin has no segmented scan yet")
+        notAssessed = record.notAssessed if record is not None else ""
         baseline = _("Select a scan after the baseline in the table") if self._row < 1 else ""
-        offer(self._ui.assessButton, _("Applies the rules to all scans"), reason or noScan)
+        offer(self._ui.assessButton, _("Applies the rules to all scans"), reason or notAssessed or noScan)
         offer(
             self._ui.overrideButton,
             _("Replaces the rules' response of the selected scan by the reader's; both are kept"),
-            reason or noScan or baseline,
+            reason or notAssessed or noScan or baseline,
         )
 
     def clear(self) -> None:
@@ -89,7 +90,7 @@ class TwinResponsePanel:
     def _onSelected(self) -> None:
         """Say why the selected scan was assessed so, by both measures."""
         record = self._session.record
-        lines = []
+        lines = [record.notAssessed] if record is not None and record.notAssessed else []
         if record is not None and record.segmented:
             for measure in ("2D", "3D"):
                 if (one := self._assessment(measure, self._scan)) is not None:

@@ -13,6 +13,7 @@ from twinseg.errors import InputError
 from twinseg.twin.store import Twin
 from twinseg.twin.store_verify import verify
 from twinseg.twin.timeline import add_scan
+from twinseg.volumes import Volume
 
 SECONDS = 240
 
@@ -279,6 +280,19 @@ def test_a_reader_overrides_with_a_reason(slicer_host, panel, wait, open_twin):
     assert "rules: PD" in ui.responseTable.item(1, 2).text()
     ui.responseTable.selectRow(0)
     assert not ui.overrideButton.enabled
+
+
+def test_a_task_without_enhancing_tumour_cannot_be_assessed_and_the_panel_says_why(panel, wait, own_home, patients):
+    twin = Twin.create(own_home / "twins/P-9", task="lgg-flair", pseudonym="P-9")
+    visit = patients[0].visits[0]
+    labels = Volume((visit.labels.array > 0).astype(np.uint8), visit.labels.affine)
+    add_scan(twin, 0, {"flair": visit.images["flair"]}, labels=labels)
+    panel.session.open(twin.folder)
+    wait()
+
+    assert not panel.ui.assessButton.enabled
+    assert "the task lgg-flair draws none" in panel.ui.assessButton.toolTip
+    assert "the task lgg-flair draws none" in panel.ui.traceLabel.text
 
 
 def test_the_report_is_written_and_opened(slicer_host, panel, wait, open_twin, own_home):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from twinseg.errors import InputError
+from twinseg.tasks import load_task
 from twinseg.twin.assessments import last_assessments, respond
+from twinseg.twin.report import write_report
 from twinseg.twin.response import Override
 from twinseg.twin.store import Twin
 from twinseg.twin.timeline import correct_scan
@@ -130,3 +132,23 @@ def test_bad_inputs_to_an_assessment_leave_no_record(assessed: Twin, given, said
     with pytest.raises(InputError, match=said):
         respond(assessed, **given)
     assert len(assessed.records("assessments")) == 1
+
+
+@pytest.mark.parametrize("task", ["lits-liver", "lgg-flair"])
+def test_a_task_without_enhancing_tumour_is_not_assessed_and_its_page_says_why(tmp_path: Path, scan, task: str) -> None:
+    twin = Twin.create(tmp_path / "twin", task=task)
+    sequence = load_task(task).sequences[0].name
+    for day in (0, 60):
+        added = twin.add_timepoint(day, {sequence: scan()["t1ce"]}, to_baseline=np.eye(4))
+        labels = scan(0, 5.0)["labels"]
+        labels.array[labels.array > 0] = 1
+        correct_scan(twin, added.name, labels, "expert")
+    twin.add_record("assessments", {"assessed": {"2D": []}})  # from a version that did assess it
+
+    with pytest.raises(InputError, match=f"the task {task} draws none") as raised:
+        respond(twin)
+    write_report(twin, tmp_path / "r.html", tmp_path / "r.pdf")
+
+    assert "\n" not in str(raised.value)
+    assert f"<p>Not assessed: {raised.value}.</p>" in (tmp_path / "r.html").read_text("utf-8")
+    assert last_assessments(twin) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -143,10 +145,22 @@ def test_json_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("task", "wanted", "expected"),
-    [("brats-glioma", None, "TC"), ("brats-glioma", "WT", "WT"), ("lgg-flair", None, "WT")],
+    [
+        ("brats-glioma", None, "TC"),
+        ("brats-glioma", "WT", "WT"),
+        ("lgg-flair", None, "WT"),
+        ("lits-liver", None, "tumour"),  # not the liver
+        ("acdc-cardiac", None, "RV"),
+    ],
 )
 def test_the_region_that_is_followed(task: str, wanted: str | None, expected: str) -> None:
     assert followed_region(load_task(task), LesionSettings(region=wanted))[0] == expected
+
+
+def test_what_a_task_calls_its_lesions_is_followed() -> None:
+    heart = replace(load_task("acdc-cardiac"), lesions=(2,))
+
+    assert followed_region(heart, LesionSettings()) == ("MYO", (2,))
 
 
 # --- volume and its error --------------------------------------------------------------------------------------------

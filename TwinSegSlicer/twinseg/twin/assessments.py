@@ -10,7 +10,7 @@ import numpy as np
 
 from twinseg.errors import InputError
 from twinseg.tasks import load_task
-from twinseg.twin.lesions import LesionHistory, LesionSettings, followed_region, region_mask
+from twinseg.twin.lesions import REGIONS, LesionHistory, LesionSettings, followed_region, region_mask
 from twinseg.twin.response import RESPONSES, Assessment, Override, assess, before_baseline, overridden
 from twinseg.twin.response_visits import Criteria, baseline_of, periods_of, visits_of
 from twinseg.twin.store import Twin
@@ -32,8 +32,11 @@ def respond(
     """Assess all scans that have a segmentation, in 2D and 3D, and keep the result in `assessments/`.
 
     clinical, steroids_mg: by time point; what was said before, here or in the treatments, is remembered. settings:
-    fields of `Criteria` that differ from its defaults. Raises InputError like `assess`.
+    fields of `Criteria` that differ from its defaults. Raises InputError like `assess`, and for a task without
+    enhancing tumour.
     """
+    if reason := why_not_assessed(twin):
+        raise InputError(reason)
     before = _last(twin)
     inputs = {
         "clinical": {**before.get("clinical", {}), **(clinical or {})},
@@ -48,8 +51,24 @@ def respond(
     return twin.add_record("assessments", {**inputs, "assessed": found}), assessed
 
 
+def why_not_assessed(twin: Twin) -> str:
+    """Why the rules cannot be applied to what the twin's task draws; "" if they can.
+
+    Enhancing tumour is all that they judge here. What does not enhance has rules of its own (T2 and FLAIR, a minor
+    response), and other organs have other criteria.
+    """
+    if any(region.name in REGIONS for region in load_task(twin.task).regions):
+        return ""
+    return (
+        f"RANO 2.0 is applied to enhancing tumour, and the task {twin.task} draws none (it has no region "
+        f"{' or '.join(REGIONS)}); compare the volumes over time instead"
+    )
+
+
 def last_assessments(twin: Twin) -> Assessed:
-    """The newest assessments that are kept; empty before the first."""
+    """The newest assessments that are kept; empty before the first, and where a task was assessed that cannot be."""
+    if why_not_assessed(twin):
+        return {}
     return {
         measure: tuple(Assessment(**{**one, "trace": tuple(one["trace"])}) for one in ones)
         for measure, ones in _last(twin).get("assessed", {}).items()

@@ -33,7 +33,7 @@ REGIONS = ("TC", "ET")  # followed by preference: the enhancing tumour with the 
 
 @dataclass(frozen=True)
 class LesionSettings:
-    """region: followed by this name of the task (None: the first of `REGIONS` that it has, or its first region);
+    """region: followed by this name of the task (None: the first of `REGIONS` that it has, see `followed_region`);
     smallest_ml: what is smaller is not counted as a lesion; reach_mm: voxels closer than this touch, across dates
     (registration is no better); shared: a lesion goes on in another one if this share of either is touched;
     outline_mm: δ above, half a voxel of a 1 mm scan: a choice, which is 9 % of the volume of a sphere of 20 mL."""
@@ -111,9 +111,16 @@ class Scan:
 
 
 def followed_region(task: Task, settings: LesionSettings) -> tuple[str, tuple[int, ...]]:
-    """Name and label values of the region that makes a lesion."""
+    """Name and label values of the region that makes a lesion.
+
+    Where nothing is asked for and the task has none of `REGIONS`: what the task calls its lesions, or else the smallest
+    part of its first region, as the tumours of a liver.
+    """
     by_name = {region.name: region.labels for region in task.regions}
-    for name in (settings.region, *REGIONS, task.regions[0].name):
+    lesions = [region.name for region in task.regions if set(region.labels) == set(task.lesions)]
+    parts = [region for region in task.regions if set(region.labels) <= set(task.regions[0].labels)]
+    smallest = min(parts, key=lambda region: len(region.labels)).name
+    for name in (settings.region, *REGIONS, *lesions, smallest):
         if name in by_name:
             return name, by_name[name]
     raise AssertionError("a task has a region")

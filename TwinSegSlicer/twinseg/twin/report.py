@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from twinseg import __version__
 from twinseg.pictures import lesion_centre, png
 from twinseg.tasks import Task, load_task
-from twinseg.twin.assessments import Assessed, last_assessments
+from twinseg.twin.assessments import Assessed, last_assessments, why_not_assessed
 from twinseg.twin.lesions import Lesion
-from twinseg.twin.response import Assessment
+from twinseg.twin.report_response import TITLE, response_columns, response_tables
 from twinseg.twin.store import Twin
 from twinseg.twin.store_records import TimePoint
 from twinseg.twin.timeline import Measured, draw_volumes, lesion_history, timeline
@@ -73,12 +73,13 @@ class ForecastBands:
 
 @dataclass(frozen=True)
 class Contents:
-    """What both forms of the report show."""
+    """What both forms of the report show. not_assessed: why there can be no assessment, "" if there can."""
 
     twin: Twin
     task: Task
     measured: tuple[Measured, ...]
     assessed: Assessed
+    not_assessed: str
     treatments: Treatments
     forecast: ForecastBands | None
 
@@ -88,8 +89,15 @@ def write_report(
 ) -> None:
     """Write the page as HTML and, if asked for, as PDF. Raises InputError where a file cannot be written or the twin is
     damaged."""
-    treatments = Treatments.from_json(twin.document("treatments.json"))
-    contents = Contents(twin, load_task(twin.task), timeline(twin), last_assessments(twin), treatments, forecast)
+    contents = Contents(
+        twin,
+        load_task(twin.task),
+        timeline(twin),
+        last_assessments(twin),
+        why_not_assessed(twin),
+        Treatments.from_json(twin.document("treatments.json")),
+        forecast,
+    )
     write_atomically(html, _html(contents).encode())
     if pdf is not None:
         write_atomically(pdf, _pdf(contents))
@@ -107,7 +115,7 @@ def _html(contents: Contents) -> str:
         sections.append(
             ("Scans", _picture(_scans_figure(contents, scans), "An axial slice of each scan, with outlines"))
         )
-    sections.append(("Response (RANO 2.0)", _response_tables(contents.assessed)))
+    sections.append((TITLE, response_tables(contents.assessed, contents.not_assessed)))
     sections.append(("Lesions", _lesion_table(contents)))
     sections.append(("Where this comes from", _definitions(_provenance(contents))))
     body = "\n".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections)
@@ -139,25 +147,6 @@ def _forecast(forecast: ForecastBands) -> str:
         f"<table><caption>{FORECAST_CELLS}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
         f"<ul>{notes}</ul>"
     )
-
-
-def _response_tables(assessed: Assessed) -> str:
-    if not assessed:
-        return "<p>Not assessed yet.</p>"
-    titles = {"2D": "By diameters (2D)", "3D": "By volume (3D)"}
-    return "".join(f"<h3>{titles[measure]}</h3>{_response_table(measure, ones)}" for measure, ones in assessed.items())
-
-
-def _response_table(measure: str, assessments: tuple[Assessment, ...]) -> str:
-    *sizes, last = _response_header(measure)
-    head = "".join(f'<th class="number">{escape(cell)}</th>' for cell in sizes) + f"<th>{escape(last)}</th>"
-    rows = []
-    for one in assessments:
-        day, size, from_baseline, from_nadir = (f'<td class="number">{escape(cell)}</td>' for cell in _cells(one))
-        trace = "<br>".join(escape(sentence) for sentence in one.trace)
-        response = f'<td class="response">{escape(one.words)}</td><td><small>{trace}</small></td>'
-        rows.append(f"<tr>{day}{size}{from_baseline}{from_nadir}{response}</tr>")
-    return f"<table><thead><tr>{head}<th>why</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _lesion_table(contents: Contents) -> str:
@@ -204,17 +193,6 @@ def _definitions(entries: dict[str, str]) -> str:
 
 
 # --- what both forms show --------------------------------------------------------------------------------------------
-
-
-def _response_header(measure: str) -> list[str]:
-    size = "sum of products, mm²" if measure == "2D" else "volume, mL"
-    return ["day", size, "from baseline", "from nadir", "response"]
-
-
-def _cells(one: Assessment) -> list[str]:
-    size = f"{one.size:.0f}" if one.size >= 100 else f"{one.size:.2f}"
-    changes = ["–" if change is None else f"{change:+.0%}" for change in (one.from_baseline, one.from_nadir)]
-    return [f"{one.day:g}", size, *changes]
 
 
 def _provenance(contents: Contents) -> dict[str, str]:
@@ -355,8 +333,8 @@ def _page(contents: Contents) -> Any:
         top = _write_forecast(figure, top, contents.forecast)
     origin = textwrap.wrap(". ".join(f"{key}: {value}" for key, value in _provenance(contents).items()), WIDTH)
     floor = 0.072 + LINE * len(origin)
-    for number, (measure, ones) in enumerate(contents.assessed.items()):
-        _write_lines(figure, top, _response_lines(measure, ones), right=0.44 * number, floor=floor)
+    for number, lines in enumerate(response_columns(contents.assessed, contents.not_assessed)):
+        _write_lines(figure, top, lines, right=0.44 * number, floor=floor)
     lines = [("Where this comes from", True, 0.07), *((line, False, 0.09) for line in origin)]
     _write_lines(figure, floor - 0.032, lines, floor=0.0)
     return figure
@@ -373,17 +351,6 @@ def _write_forecast(figure: Any, top: float, forecast: ForecastBands) -> float:
             figure.text(left, top, cell, fontsize=7, weight="normal" if number else "bold")
     notes = [(line, False, 0.09) for note in forecast.notes for line in textwrap.wrap(f"– {note}", WIDTH)]
     return _write_lines(figure, top - 0.016, notes)
-
-
-def _response_lines(measure: str, assessments: tuple[Assessment, ...]) -> list[tuple[str, bool, float]]:
-    lines = [(f"Response (RANO 2.0, {measure})", True, 0.07)]
-    for one in assessments:
-        day, size, from_baseline, from_nadir = _cells(one)
-        unit = "mm²" if measure == "2D" else "mL"
-        changes = "" if one.from_nadir is None else f"; {from_baseline} from baseline, {from_nadir} from nadir"
-        lines.append((f"day {day}: {one.words}  ({size} {unit}{changes})", False, 0.07))
-        lines += [(line, False, 0.09) for line in textwrap.wrap(" ".join(one.trace), 62)]
-    return lines
 
 
 def _write_lines(
