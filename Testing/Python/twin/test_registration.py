@@ -126,6 +126,23 @@ def test_a_scan_whose_header_lies_is_refused(heads: list[Patient], title: str, f
         register(Volume(np.flip(after.array, flips).copy(), after.affine), before)
 
 
+def nearly_symmetric(scan: Volume) -> Volume:
+    """The scan with a part of its own mirror image, as brains are more symmetric than the phantom."""
+    return Volume(scan.array + 0.6 * np.flip(scan.array, 0), scan.affine)
+
+
+def test_left_and_right_exchanged_is_refused_even_where_it_matches_well_enough(heads: list[Patient]) -> None:
+    before, after = (nearly_symmetric(visit.images["t1ce"]) for visit in heads[0].visits)
+    mirrored = Volume(np.flip(after.array, 0).copy(), after.affine)
+
+    with pytest.raises(InputError, match=r"day 60: left and right seem exchanged .* check the orientation") as raised:
+        register(moved(mirrored, (4, -3, 5), (10, 5, 0))[0], before, name="day 60")
+
+    mirrored_agreement = float(str(raised.value).split("agreement ")[1][:4])
+    assert mirrored_agreement > AGREEMENT  # which alone would let it pass
+    assert register(after, before).agreement > mirrored_agreement
+
+
 def test_what_is_no_head_is_refused(heads: list[Patient]) -> None:
     noise = np.random.default_rng(0).normal(100, 20, (40, 40, 40)).astype(np.float32)
     speck = np.zeros((40, 40, 40), np.float32)
@@ -143,5 +160,8 @@ def test_real_patients_match_themselves_and_nobody_else() -> None:
 
     for number, (before, after) in enumerate(scans):
         assert register(after, before).agreement > AGREEMENT + 0.1
+        across = int(np.argmax(np.abs(after.affine[0, :3])))
+        with pytest.raises(InputError, match="left and right"):
+            register(Volume(np.flip(after.array, across).copy(), after.affine), before)
         with pytest.raises(InputError):
             register(scans[(number + 1) % len(scans)][1], before)

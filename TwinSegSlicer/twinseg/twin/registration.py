@@ -7,6 +7,11 @@ resolutions, on random samples of a fixed seed and on one thread: the same scans
 Gaussian of 3 mm (Cachier et al., Comput. Vis. Image Underst. 89 (2003) 272-298). It sees folds and vessels, which no
 two heads share, and as a median neither a tumour that changed nor a bias field. On seven real patients with two dates
 (slices of 6.5 mm) it was 0.55 to 0.76 for the same patient, and for another one 0.04 to 0.24, which is chance.
+
+**Left and right**: brains are nearly symmetric, so that a mirrored scan of the same patient reached 0.21 to 0.49. So
+the registered scan is mirrored and laid on the baseline once more, coarsely (1 to 2 s), and refused if it agrees better
+then by `MIRRORED`. On the same patients it agreed less by 0.23 or more if it was right, and better by 0.09 or more if
+it was mirrored.
 """
 
 from __future__ import annotations
@@ -30,10 +35,16 @@ GRID_MM = 2.0  # both scans are brought to voxels of about this size first: one 
 SAMPLES = 40_000
 SEED = 42
 RIGID, AFFINE = "registering to the baseline, rigid", "registering to the baseline, affine"
+COMPARING = "comparing the registered scan with the baseline"
 SHRINKS, MOST_STEPS = (4, 2, 1), 100  # the resolutions, and the optimiser's steps at each
+COARSE = SHRINKS[:2]  # enough to tell left from right, at half of the time
 AGREEMENT = 0.4  # below is another head, or the wrong way round
+MIRRORED = 0.05  # a scan that agrees better by this when it is mirrored has left and right exchanged
 GAIN = 0.01  # what the affine transform must gain to be preferred, as a rigid one cannot bend the head
 STRETCH = 1.15  # no head grows or shrinks by more than this along any axis; a scanner's gradients err by a few per cent
+
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -76,19 +87,24 @@ def register(
         rigid = _rigid(fixed, moving, itk, lambda done: tell(0.1 + 0.4 * done, RIGID))
         tell(0.5, AFFINE)
         affine = _affine(fixed, moving, rigid, itk, lambda done: tell(0.5 + 0.4 * done, AFFINE))
-    tell(0.9, "comparing the registered scan with the baseline")
+    tell(0.9, COMPARING)
     candidates = []
     for kind, transform in (("rigid", rigid), ("affine", affine)):
         matrix = _matrix(transform)
         if np.max(np.abs(np.log(np.linalg.svd(matrix[:3, :3])[1]))) <= np.log(STRETCH):
-            warped = itk.Resample(moving, fixed, transform, itk.sitkLinear, 0.0)
-            pair = itk.GetArrayFromImage(fixed), itk.GetArrayFromImage(warped)
-            agreement = _agreement(*pair, np.array(fixed.GetSpacing())[::-1])
+            pair, agreement = _compared(fixed, moving, transform, itk)
             to_baseline = np.linalg.inv(LPS @ matrix @ LPS)
             candidates.append(Registration(to_baseline, kind, agreement, _normalised_mutual_information(*pair)))
     best = candidates[0]
     if len(candidates) > 1 and candidates[1].agreement > best.agreement + GAIN:
         best = candidates[1]
+    with _one_thread(itk):
+        mirrored = _agreement_mirrored(fixed, moving, rigid, itk, lambda done: tell(0.92 + 0.07 * done, COMPARING))
+    if mirrored >= max(AGREEMENT, best.agreement + MIRRORED):
+        raise InputError(
+            f"{name}: left and right seem exchanged against the baseline (agreement {best.agreement:.2f}, mirrored "
+            f"{mirrored:.2f}); check the orientation in the headers of both files, or convert from DICOM anew"
+        )
     if best.agreement < AGREEMENT:
         raise InputError(
             f"{name}: it does not match the baseline (agreement {best.agreement:.2f}, at least {AGREEMENT} is needed); "
@@ -129,7 +145,7 @@ def _coarse(volume: Volume, itk: Any) -> Any:
     return itk.BinShrink(image, fewer.tolist())
 
 
-def _rigid(fixed: Any, moving: Any, itk: Any, tell: Callable[[float], None]) -> Any:
+def _rigid(fixed: Any, moving: Any, itk: Any, tell: Callable[[float], None], shrinks: tuple[int, ...] = SHRINKS) -> Any:
     """The best rigid transform, from the best of three starts: as the headers say, grid on grid, head on head."""
     starts = [itk.Euler3DTransform()]
     for way in (itk.CenteredTransformInitializerFilter.GEOMETRY, itk.CenteredTransformInitializerFilter.MOMENTS):
@@ -141,7 +157,7 @@ def _rigid(fixed: Any, moving: Any, itk: Any, tell: Callable[[float], None]) -> 
         tell(0.0)
         values.append(_value(fixed, moving, transform, itk))
     start = starts[int(np.argmin(values))]
-    method = _method(fixed, itk, step_mm=2.0)
+    method = _method(fixed, itk, step_mm=2.0, shrinks=shrinks)
     method.SetInitialTransform(start, True)
     _optimise(method, fixed, moving, itk, tell)
     return start
@@ -194,7 +210,7 @@ def _value(fixed: Any, moving: Any, transform: Any, itk: Any) -> float:
         return 0.0
 
 
-def _method(fixed: Any, itk: Any, step_mm: float) -> Any:
+def _method(fixed: Any, itk: Any, step_mm: float, shrinks: tuple[int, ...] = SHRINKS) -> Any:
     method = itk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -204,8 +220,8 @@ def _method(fixed: Any, itk: Any, step_mm: float) -> Any:
         learningRate=step_mm, minStep=0.002, numberOfIterations=MOST_STEPS, relaxationFactor=0.5
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel(SHRINKS)
-    method.SetSmoothingSigmasPerLevel([4, 2, 0])
+    method.SetShrinkFactorsPerLevel(shrinks)
+    method.SetSmoothingSigmasPerLevel([4, 2, 0][: len(shrinks)])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     return method
 
@@ -217,6 +233,23 @@ def _matrix(transform: Any) -> NDArray[np.float64]:
     matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - matrix[:3, :3] @ centre
     return matrix
+
+
+def _compared(fixed: Any, moving: Any, transform: Any, itk: Any) -> tuple[Pair, float]:
+    """Both images on the grid of the fixed one, and their agreement."""
+    warped = itk.Resample(moving, fixed, transform, itk.sitkLinear, 0.0)
+    pair = itk.GetArrayFromImage(fixed), itk.GetArrayFromImage(warped)
+    return pair, _agreement(*pair, np.array(fixed.GetSpacing())[::-1])
+
+
+def _agreement_mirrored(fixed: Any, moving: Any, rigid: Any, itk: Any, tell: Callable[[float], None]) -> float:
+    """The agreement of the registered image with left and right exchanged."""
+    direction = np.abs(np.reshape(fixed.GetDirection(), (3, 3)))
+    across = int(np.argmax(direction[0]))  # the axis of the grid that runs most from left to right
+    warped = itk.Resample(moving, fixed, rigid, itk.sitkLinear, 0.0)
+    mirrored = itk.Flip(warped, [axis == across for axis in range(3)], False)
+    mirrored.CopyInformation(fixed)
+    return _compared(fixed, mirrored, _rigid(fixed, mirrored, itk, tell, COARSE), itk)[1]
 
 
 def _head(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
