@@ -56,7 +56,10 @@ class PreparedCase:
 def prepare(case: LoadedCase, task: Task, *, name: str = "", site: str | None = None) -> PreparedCase:
     """The case in RAS order at the task's spacing, cropped to its foreground and normalised."""
     affine, shape = network_grid(next(iter(case.images.values())), task.spacing)
-    on_grid = {name: resample_to(volume, affine, shape).array for name, volume in case.images.items()}
+    images = case.images
+    if task.normalization == "zscore":  # before resampling, which fills what it does not reach with the darkest value
+        images = {name: Volume(with_dark_background(image.array), image.affine) for name, image in images.items()}
+    on_grid = {name: resample_to(volume, affine, shape).array for name, volume in images.items()}
     box = _foreground_box(list(on_grid.values()), affine) if task.normalization == "zscore" else _whole(shape)
     image = np.zeros((len(task.sequences), *(part.stop - part.start for part in box)), np.float32)
     for channel, sequence in enumerate(task.sequences):
@@ -101,6 +104,27 @@ def foreground(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     return array > low + 0.1 * (high - low)
 
 
+def with_dark_background(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The array with a background as dark as its darkest tissue, where that is not so: 0 amid z-scores of a brain, or
+    -1000 around one, which would count as tissue or push all tissue to the bright end. The array itself where it is.
+
+    The background is the one exact value that fills most of the border; an image of air and noise has none.
+    """
+    border = np.concatenate([array.take((0, -1), axis).ravel() for axis in range(3)])
+    value = np.partition(border, border.size // 2)[border.size // 2]  # what fills more than half is the median
+    if np.mean(border == value) <= 0.5:
+        return array
+    sample = array[::3, ::3, ::3] if min(array.shape) > 24 else array
+    if not (rest := sample[sample != value]).size:
+        return array
+    low, high = np.percentile(rest, (0.5, 99.5))
+    too_bright = value > low + 0.1 * (high - low)
+    too_dark = value < 0 and (low >= 0 or value < low - (high - low))
+    if not (too_bright or too_dark):
+        return array
+    return np.where(array == value, array.dtype.type(low), array)
+
+
 def normalize(array: NDArray[np.float32], task: Task, box: Box = WHOLE) -> NDArray[np.float32]:
     """A box of the array, normalised. MR: z-score over the whole array's foreground, clipped at ±6. CT: the task's
     window of Hounsfield units to -1..1."""
@@ -110,6 +134,7 @@ def normalize(array: NDArray[np.float32], task: Task, box: Box = WHOLE) -> NDArr
         low, high = task.window
         scaled = np.clip(array[box], low, high) * (2.0 / (high - low)) - (high + low) / (high - low)
         return scaled.astype(np.float32)
+    array = with_dark_background(array)
     tissue = foreground(array)
     inside = array[tissue] if tissue.any() else array
     mean, deviation = float(inside.mean()), float(inside.std())

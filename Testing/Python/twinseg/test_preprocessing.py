@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from twinseg.cases import LoadedCase
+from twinseg.phantom import Scanner, make_patient
 from twinseg.preprocessing import (
     MARGIN_MM,
     PreparedCase,
@@ -21,6 +22,7 @@ from twinseg.preprocessing import (
     region_channels,
     restore,
     restore_labels,
+    with_dark_background,
 )
 from twinseg.tasks import Task, load_task
 from twinseg.volumes import Volume
@@ -233,6 +235,46 @@ def test_z_scores_do_not_depend_on_the_scanner_s_scale(toy: Task, factor: float,
     assert inside.mean() == pytest.approx(0, abs=0.05)
     assert inside.std() == pytest.approx(1, abs=0.05)
     assert np.abs(normalized).max() <= 6
+
+
+def stripped_head(background: float, *, z_scores: bool, spacing: float = 1.0) -> LoadedCase:
+    """The ball with nothing but `background` around it, its own values 4.6 to 6.4, or these as z-scores."""
+    case = ball_case(np.diag([spacing, spacing, spacing, 1]), (60, 60, 60))
+    image = case.reference.array
+    head = image > 3
+    inside = (image[head] - image[head].mean()) / image[head].std() if z_scores else image[head]
+    image[~head] = background
+    image[head] = inside
+    return case
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.7])
+@pytest.mark.parametrize(("background", "z_scores"), [(0.0, True), (-1000.0, True), (-1000.0, False), (-9.0, False)])
+def test_a_background_that_is_not_the_darkest_tissue_is_still_background(
+    toy: Task, background: float, z_scores: bool, spacing: float
+) -> None:
+    ordinary = prepare(stripped_head(0.0, z_scores=False, spacing=spacing), toy)
+
+    prepared = prepare(stripped_head(background, z_scores=z_scores, spacing=spacing), toy)
+
+    assert prepared.image.shape == ordinary.image.shape
+    assert -4 < prepared.image[0, 0, 0, 0] < -1
+
+
+@pytest.mark.parametrize("background", [0.0, 3.0])
+def test_a_background_that_is_the_darkest_is_left_as_it_is(background: float) -> None:
+    image = stripped_head(background, z_scores=False).reference.array
+    scan = ball_case(np.eye(4), (60, 60, 60)).reference.array  # a whole head in air and noise
+
+    assert with_dark_background(image) is image
+    assert with_dark_background(scan) is scan
+
+
+def test_a_synthetic_head_s_background_is_left_as_it_is() -> None:
+    scanner = Scanner.for_site(0, 0)
+    patient = make_patient(1, scanner=scanner, size=48, spacing=4.0)
+
+    assert all(with_dark_background(image.array) is image.array for image in patient.images.values())
 
 
 @pytest.mark.parametrize("odd", [0.0, 2.0])

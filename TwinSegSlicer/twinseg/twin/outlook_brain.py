@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from twinseg.errors import InputError
-from twinseg.preprocessing import foreground
+from twinseg.preprocessing import foreground, with_dark_background
 from twinseg.volumes import Volume
 
 SCALP_MM = 10.0
@@ -24,7 +24,7 @@ def brain_mask(image: Volume) -> NDArray[np.bool_]:
     for an image without a head.
     """
     spacing = np.asarray(image.spacing)
-    parts, count = ndimage.label(foreground(image.array.astype(np.float32)))
+    parts, count = ndimage.label(foreground(with_dark_background(image.array.astype(np.float32))))
     if count == 0:
         raise InputError("the image is empty; choose another sequence")
     head = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
