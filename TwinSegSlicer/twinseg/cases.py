@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ __all__ = ["Case", "LoadedCase", "Split", "find_cases", "load_case", "split_case
 logger = logging.getLogger(__name__)
 
 FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
+FEW_VOXELS = 2.0  # an image that reaches further than that beyond its label map would be cut
+SAME_LATTICE = 1e-3  # voxels
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Split:
 
 def load_case(case: Case, task: Task, with_labels: bool = True) -> LoadedCase:
     """Read a case and bring it onto one grid: that of the task's first sequence that is there, or, if the label map
-    lies on another one, the label map's, so that the truth is never resampled.
+    lies on another one, the label map's, so that the truth is not resampled. A label map that was cut to the tumour
+    would cut the images too: it is put onto an image's grid, voxel for voxel if it was cut out of that.
 
     Affines that differ by at most 1e-3 are the same grid. A truly different grid is resampled linearly where at
     least half of the smaller field of view is common. Raises InputError for a case without any known sequence, for
@@ -59,7 +63,11 @@ def load_case(case: Case, task: Task, with_labels: bool = True) -> LoadedCase:
     labels = None
     if with_labels and case.labels is not None:
         labels = _task_labels(read_labels(case.labels), case, task)
-        if not grids_agree(labels, reference):
+        cut_from = _uncut_image(labels, images)
+        if cut_from is not None:
+            reference, reference_path = images[cut_from], case.images[cut_from]
+            labels = put_on_grid(labels, reference, case.labels, reference_path, mode="nearest")
+        elif not grids_agree(labels, reference):
             reference, reference_path = labels, case.labels
     for name, image in images.items():
         images[name] = put_on_grid(image, reference, case.images[name], reference_path)
@@ -68,7 +76,38 @@ def load_case(case: Case, task: Task, with_labels: bool = True) -> LoadedCase:
     return LoadedCase(images, reference, labels)
 
 
-def put_on_grid(image: Volume, reference: Volume, path: Path, reference_path: Path) -> Volume:
+def _uncut_image(labels: Volume, images: Mapping[str, Volume]) -> str | None:
+    """The image whose grid the labels are to be put on, as they cover less than the images do; None where they do not.
+    It is the one that they were cut out of, else the first that reaches beyond them."""
+    if any(grids_agree(labels, image) for image in images.values()):
+        return None
+    wider = [name for name, image in images.items() if _reaches_beyond(image, labels)]
+    return next((name for name in wider if _same_voxels(images[name], labels)), wider[0] if wider else None)
+
+
+def _reaches_beyond(image: Volume, labels: Volume) -> bool:
+    """Whether the image's field is larger than the labels' by more than a few of the labels' voxels on any side."""
+    corners = np.array(np.meshgrid(*((-0.5, size - 0.5) for size in image.shape))).reshape(3, -1)
+    matrix = np.linalg.inv(labels.affine) @ image.affine
+    places = (matrix[:3, :3] @ corners).T + matrix[:3, 3]
+    beyond = np.maximum(-0.5 - places.min(axis=0), places.max(axis=0) - (np.array(labels.shape) - 0.5))
+    return bool(beyond.max() > FEW_VOXELS)
+
+
+def _same_voxels(a: Volume, b: Volume) -> bool:
+    """Whether the voxels of both lie on one lattice, whatever the order of its axes and where either ends."""
+    matrix = np.linalg.inv(a.affine) @ b.affine
+    return bool(np.max(np.abs(matrix[:3] - np.rint(matrix[:3]))) <= SAME_LATTICE and abs(np.linalg.det(matrix)) < 1.5)
+
+
+def put_on_grid(
+    image: Volume,
+    reference: Volume,
+    path: Path,
+    reference_path: Path,
+    mode: Literal["linear", "nearest"] = "linear",
+) -> Volume:
+    """The image on the reference's grid. Raises InputError where the two have little of their fields in common."""
     if image is reference:
         return image
     if grids_agree(image, reference):
@@ -79,7 +118,7 @@ def put_on_grid(image: Volume, reference: Volume, path: Path, reference_path: Pa
             "it is of another patient or frame of reference: register the two first"
         )
     logger.info("%s: resampled onto the grid of %s", path, reference_path.name)
-    return resample_to(image, reference.affine, reference.shape)
+    return resample_to(image, reference.affine, reference.shape, mode)
 
 
 def _task_labels(labels: Volume, case: Case, task: Task) -> Volume:

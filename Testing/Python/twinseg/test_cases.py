@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from twinseg.cases import Case, Split, find_cases, load_case, split_cases
 from twinseg.errors import InputError
+from twinseg.phantom import Scanner, make_patient, write_patient
 from twinseg.tasks import Task
-from twinseg.volumes import to_ras
+from twinseg.volumes import Volume, crop, to_ras, write_volume
 
 SaveNifti = Callable[..., Path]
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -60,6 +61,57 @@ def test_the_label_map_is_never_resampled(tmp_path: Path, glioma: Task, save_nif
     assert loaded.labels is not None
     np.testing.assert_array_equal(loaded.reference.affine, moved(1))
     np.testing.assert_array_equal(loaded.images["t1"].array[:-1], load_case(case, glioma, False).images["t1"].array[1:])
+
+
+def labelled_patient(folder: Path) -> Path:
+    """A synthetic patient's files, t1 to flair and seg, whose tumour is far from filling the head."""
+    write_patient(folder, make_patient(3, scanner=Scanner.for_site(0, 0), size=40, spacing=5.0))
+    return folder
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as the images lie", "in another orientation"])
+def test_a_label_map_cut_to_the_tumour_does_not_cut_the_images(tmp_path: Path, glioma: Task, turned: bool) -> None:
+    (case,) = find_cases(labelled_patient(tmp_path / "P1"), glioma)
+    whole = load_case(case, glioma)
+    assert whole.labels is not None
+    assert case.labels is not None
+    tumour = np.argwhere(whole.labels.array)
+    cut = crop(whole.labels, tuple(tumour.min(axis=0)), tuple(tumour.max(axis=0) + 1))
+    cut = Volume(cut.array[::-1], cut.affine @ reversed_axis(cut.shape[0])) if turned else cut
+    write_volume(case.labels, cut)
+
+    loaded = load_case(case, glioma)
+
+    assert loaded.labels is not None
+    np.testing.assert_array_equal(loaded.labels.array, whole.labels.array)
+    for name, image in whole.images.items():
+        np.testing.assert_array_equal(loaded.images[name].array, image.array)
+
+
+def test_a_cut_label_map_is_put_on_the_image_that_it_was_drawn_on(
+    tmp_path: Path, glioma: Task, save_nifti: SaveNifti
+) -> None:
+    head = np.random.default_rng(0).integers(1, 99, (20, 20, 20)).astype(np.int16)
+    labels = np.zeros((20, 20, 6), np.uint8)
+    labels[8:12, 8:12] = 2
+    images = {
+        "t1": save_nifti(tmp_path / "t1.nii.gz", head, moved(0.4)),
+        "flair": save_nifti(tmp_path / "flair.nii.gz", head),
+    }
+    seg = save_nifti(tmp_path / "seg.nii.gz", labels, moved(7, axis=2))
+
+    loaded = load_case(Case("P1", "P1", None, None, images, seg), glioma)
+
+    assert loaded.labels is not None
+    assert loaded.reference is loaded.images["flair"]
+    np.testing.assert_array_equal(loaded.labels.array[:, :, 7:13], labels)
+    assert not loaded.labels.array[:, :, :7].any()
+
+
+def reversed_axis(size: int) -> np.ndarray:
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[0, 3] = size - 1
+    return affine
 
 
 def test_without_labels_the_images_own_grid_is_kept(tmp_path: Path, glioma: Task, save_nifti: SaveNifti) -> None:
