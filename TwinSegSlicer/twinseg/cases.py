@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 FEW_VOXELS = 2.0  # an image that reaches further than that beyond its label map would be cut
+# Cases have these names since BraTS 2023; since then 3 is the enhancing tumour, since 2024 4 the resection cavity.
+WITH_CAVITY = re.compile(r"brats-(gli|met)-\d+", re.IGNORECASE)
 SAME_LATTICE = 1e-3  # voxels
 
 
@@ -124,8 +128,10 @@ def put_on_grid(
 def _task_labels(labels: Volume, case: Case, task: Task) -> Volume:
     """The label map in the task's own values. Raises InputError for a value that the task does not know."""
     known = {0, *(label.value for label in task.labels)}
-    mapping = case.label_map if case.label_map is not None else {**{v: v for v in known}, **task.legacy_labels}
     values = [int(v) for v in np.unique(labels.array)]
+    mapping = case.label_map
+    if mapping is None:
+        mapping = {**{v: v for v in known}, **_older_labels(case, task, values)}
     if unknown := [v for v in values if mapping.get(v) not in known]:
         wanted = ", ".join(f"{label.value} {label.name}" for label in task.labels)
         raise InputError(f"{case.labels}: the label {unknown[0]} is not one of {task.name} ({wanted}); relabel the map")
@@ -134,6 +140,29 @@ def _task_labels(labels: Volume, case: Case, task: Task) -> Volume:
     table = np.zeros(max(values) + 1, np.uint8 if max(known) < 256 else np.uint16)
     table[values] = [mapping[v] for v in values]
     return Volume(table[labels.array], labels.affine)
+
+
+def _older_labels(case: Case, task: Task, values: list[int]) -> dict[int, int]:
+    """Label values of older data, and what they are called here, for a map that holds `values`. Raises InputError for
+    one beside the value that took its place: it is not the same, and to guess would train on it."""
+    older = task.legacy_labels
+    if WITH_CAVITY.fullmatch(case.patient) and older == {4: 3}:
+        if 4 in values:
+            _tell_of_cavities(task.name)
+        return {4: 0}
+    for old, new in older.items():
+        if {old, new} <= set(values):
+            raise InputError(
+                f"{case.labels}: label {old} beside {new}, so {old} is not the {new} of older data (in BraTS 2024 it "
+                "is the resection cavity); set it to 0, in all maps of these data, or relabel it"
+            )
+    return older
+
+
+@lru_cache(maxsize=8)
+def _tell_of_cavities(task: str) -> None:
+    """Said once, as a data set has thousands."""
+    logger.warning("label 4 of BraTS 2024 is the resection cavity; %s has no such label: read as background", task)
 
 
 def split_cases(folder_or_file: str | Path, cases: list[Case], seed: int = 0) -> Split:

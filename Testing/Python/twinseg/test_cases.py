@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinseg.cases import Case, Split, find_cases, load_case, split_cases
+from twinseg.cases import Case, Split, _tell_of_cavities, find_cases, load_case, split_cases
 from twinseg.errors import InputError
 from twinseg.phantom import Scanner, make_patient, write_patient
 from twinseg.tasks import Task
@@ -168,6 +168,38 @@ def test_labels_of_older_data_are_renamed(tmp_path: Path, glioma: Task, save_nif
     assert loaded.labels is not None
     assert loaded.labels.array.dtype == np.uint8
     assert loaded.labels.array[0, 0].tolist() == [1, 2, 3, 0, 0, 0]
+
+
+def case_with_labels(save_nifti: SaveNifti, folder: Path, patient: str, *values: int) -> Case:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[0, 0, : len(values)] = values
+    image = save_nifti(folder / "t1.nii.gz")
+    return Case(patient, patient, None, None, {"t1": image}, save_nifti(folder / "seg.nii.gz", labels))
+
+
+def test_the_resection_cavity_of_brats_2024_is_no_enhancing_tumour(
+    tmp_path: Path, glioma: Task, save_nifti: SaveNifti, caplog: pytest.LogCaptureFixture
+) -> None:
+    _tell_of_cavities.cache_clear()
+    for number, values in enumerate([(1, 2, 3, 4), (2, 4)]):
+        case = case_with_labels(save_nifti, tmp_path / str(number), f"BraTS-GLI-0000{number}", *values)
+
+        loaded = load_case(case, glioma)
+
+        assert loaded.labels is not None
+        assert loaded.labels.array[0, 0, : len(values)].tolist() == [*values[:-1], 0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "label 4 of BraTS 2024 is the resection cavity; brats-glioma has no such label: read as background"
+    ]
+
+
+def test_a_label_of_older_data_beside_the_newer_one_is_refused(
+    tmp_path: Path, glioma: Task, save_nifti: SaveNifti
+) -> None:
+    case = case_with_labels(save_nifti, tmp_path, "P1", 2, 3, 4)
+
+    with pytest.raises(InputError, match=r"seg\.nii\.gz: label 4 beside 3, .*resection cavity\); set it to 0"):
+        load_case(case, glioma)
 
 
 def _array(path: Path) -> np.ndarray:
