@@ -12,19 +12,17 @@ import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from twinseg.errors import InputError
+from twinseg.sequence_names import LABELS, NamedFile, named_in, sequence_in, told_by_siblings
 from twinseg.tasks import Task
 from twinseg.volumes import ENDINGS
 
 logger = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-LABELS = "labels"  # stands where a sequence's name stands, for the file that holds the label map
-LABEL_NAMES = (LABELS, "label", "seg", "segmentation", "segmentations", "mask", "gt", "labelmap", "ground_truth")
 _DATE = (
     r"(?:19|20)\d{2}[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d|baseline|pre|post|frame\d+"
     r"|(?:visit|ses|session|tp|time|timepoint|week|month|day|follow[-_]?up)[-_ ]?\d{0,4}"
@@ -99,34 +97,6 @@ def find_cases(folder: str | Path, task: Task, require_labels: bool = False) -> 
     return sorted(_with_unique_names(folder, cases), key=lambda case: case.name)
 
 
-def sequence_in(stem: str, task: Task) -> tuple[str, str] | None:
-    """The sequence's name (or LABELS) that a file's stem ends with, and what stands before it; None if it has none.
-
-    `BraTS-GLI-00000-000-t1c` gives ("t1ce", "BraTS-GLI-00000-000"). The longest name wins, so that t1ce is not t1.
-    A name may also stand first if only a number follows (`volume-12`).
-    """
-    for name, pattern in _patterns(task):
-        if match := pattern.fullmatch(stem):
-            prefix = match.group(1) or match.group(2) or ""
-            # A label map may be named for the image that it was drawn on: P1_flair_seg is of the case P1.
-            if name == LABELS and (drawn_on := sequence_in(prefix, task)):
-                prefix = drawn_on[1]
-            return name, prefix
-    return None
-
-
-@lru_cache(maxsize=16)
-def _patterns(task: Task) -> list[tuple[str, re.Pattern[str]]]:
-    """For each sequence's name and synonyms, the longest first, what a file's stem must look like."""
-    tokens = [(token, s.name) for s in task.sequences for token in (s.name, *s.synonyms)]
-    tokens += [(token, LABELS) for token in LABEL_NAMES]
-    patterns = []
-    for token, name in sorted(tokens, key=lambda pair: -len(pair[0])):
-        words = "[-_. ]?".join(re.escape(word) for word in re.split("[-_. ]", token))
-        patterns.append((name, re.compile(rf"(?:(.*)[-_. ])?{words}|{words}[-_. ](\d+)", re.IGNORECASE)))
-    return patterns
-
-
 def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     found = (p for p in folder.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
     # What is hidden is another program's, or the remains of a writing that was broken off.
@@ -145,16 +115,19 @@ def _read_tree(folder: Path, task: Task) -> list[Case]:
     files = _files(folder, ENDINGS)
     if not files:
         raise InputError(f"{folder}: there is no image in it ({', '.join(ENDINGS)}); name the folder of your images")
-    groups: dict[tuple[str, ...], list[tuple[str, str, Path]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[NamedFile]] = defaultdict(list)
     unknown = []
     for path in files:
         parts = tuple(p for p in path.relative_to(folder).parts[:-1] if not CONTAINER.fullmatch(p))
-        found = _acdc_frame(_stem(path), task) or sequence_in(_stem(path), task)
+        found = _acdc_frame(_stem(path), task) or named_in(_stem(path), task)
         if found:
             groups[parts].append((*found, path))
         else:
             unknown.append(path)
-    cases = [case for parts, rows in groups.items() for case in _cases_of_folder(folder, parts, rows)]
+    cases = []
+    for parts, rows in groups.items():
+        if told := told_by_siblings(rows, task):
+            cases += _cases_of_folder(folder, parts, told)
     if not cases:
         names = ", ".join(sorted({p.name for p in files})[:4])
         wanted = ", ".join(s.name for s in task.sequences)
@@ -172,7 +145,7 @@ def _acdc_frame(stem: str, task: Task) -> tuple[str, str] | None:
     return (LABELS if match.group(2) else task.sequences[0].name), match.group(1)
 
 
-def _cases_of_folder(root: Path, parts: tuple[str, ...], rows: list[tuple[str, str, Path]]) -> list[Case]:
+def _cases_of_folder(root: Path, parts: tuple[str, ...], rows: list[NamedFile]) -> list[Case]:
     """The cases among the files of one folder, each given as (sequence, what stands before it in the name, path)."""
     prefixes = sorted({prefix for _, prefix, _ in rows})
     once = max(Counter(name for name, _, _ in rows).values()) == 1
@@ -188,7 +161,7 @@ def _cases_of_folder(root: Path, parts: tuple[str, ...], rows: list[tuple[str, s
     return [case for case in cases if case.images]
 
 
-def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[tuple[str, str, Path]], alone: bool) -> Case:
+def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[NamedFile], alone: bool) -> Case:
     """One case of files; `alone`: its folder holds no other case, so that the folder's name is the patient's."""
     images: dict[str, Path] = {}
     for name, _, path in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from twinseg.cases import load_case, split_cases
-from twinseg.layouts import find_cases, sequence_in
+from twinseg.errors import InputError
+from twinseg.layouts import find_cases
+from twinseg.sequence_names import sequence_in
 from twinseg.tasks import Task, load_task
 
 SaveNifti = Callable[..., Path]
@@ -52,6 +55,68 @@ def touch(folder: Path, *names: str) -> None:
 )
 def test_the_longest_name_of_a_sequence_wins(glioma: Task, stem: str, expected: tuple[str, str] | None) -> None:
     assert sequence_in(stem, glioma) == expected
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("sub-01_ce-gadolinium_T1w", ("t1ce", "sub-01")),
+        ("sub-P7_ses-001_ce-gadolinium_desc-preproc_T1w", ("t1ce", "sub-P7_ses-001_desc-preproc")),
+        ("sub-01_acq-postcontrast_T1w", ("t1ce", "sub-01")),
+        ("gad_t1", ("t1ce", "")),
+        ("P1_gd_t1w", ("t1ce", "P1")),
+        ("P1_KM_T1", ("t1ce", "P1")),
+        ("P1_contrast-T1", ("t1ce", "P1")),
+        ("P1_post-contrast_T1", ("t1ce", "P1")),
+        ("P1_contrast-enhanced_T1", ("t1ce", "P1")),
+        ("P1_+c_T1", ("t1ce", "P1")),
+        ("P1_c+_T1", ("t1ce", "P1")),
+        ("T1w_ce", ("t1ce", "")),
+        ("P1_T1_post_contrast", ("t1ce", "P1")),
+        ("T1+C", ("t1ce", "")),
+        ("P1_gd_t1w_seg", ("labels", "P1")),
+        ("sub-01_ce-none_T1w", ("t1", "sub-01")),
+        ("P1_pre-contrast_T1", ("t1", "P1")),
+        ("P1_without_gd_T1", ("t1", "P1")),
+        ("P1_unenhanced_t1", ("t1", "P1")),
+        ("P1_T1_non_contrast", ("t1", "P1")),
+        ("post-op_P1_t1", ("t1", "post-op_P1")),
+        ("P1_post-op_T1", ("t1", "P1_post-op")),
+        ("Gadsby_t1", ("t1", "Gadsby")),
+        ("Lance_t1", ("t1", "Lance")),
+        ("C_t1", ("t1", "C")),
+        ("P1_gd_flair", ("flair", "P1_gd")),
+    ],
+)
+def test_a_t1_with_contrast_is_none_without(glioma: Task, stem: str, expected: tuple[str, str]) -> None:
+    assert sequence_in(stem, glioma) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "sequences"),
+    [
+        ("P1_post_T1 P1_pre_T1 P1_FLAIR", [{"t1ce", "t1", "flair"}]),
+        ("P1_post_T1 P1_T2 P2_post_T1 P2_T2", [{"t1ce", "t2"}] * 2),
+        ("P1_post_T1 P1_post_T2 P1_pre_T1 P1_pre_T2", [{"t1", "t2"}] * 2),
+        ("P1_T1 P1_c_T1 P2_T1 P2_c_T1", [{"t1", "t1ce"}] * 2),
+        ("A_t1 A_t2 C_t1 C_t2", [{"t1", "t2"}] * 2),
+        ("GD_t1 GD_t2 KM_t1 KM_t2", [{"t1", "t2"}] * 2),
+        ("pre_T1 gd_T1 FLAIR", [{"t1", "t1ce", "flair"}]),
+    ],
+)
+def test_what_a_word_before_a_t1_means_the_other_files_of_the_folder_tell(
+    tmp_path: Path, glioma: Task, names: str, sequences: list[set[str]]
+) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in names.split()))
+
+    assert [set(case.images) for case in find_cases(tmp_path, glioma)] == sequences
+
+
+def test_a_t1_that_may_be_with_contrast_or_after_surgery_is_refused(tmp_path: Path, glioma: Task) -> None:
+    touch(tmp_path, "P1_post_T1.nii.gz")
+
+    with pytest.raises(InputError, match=r"P1_post_T1\.nii\.gz: 'post' may mean contrast or .*; name it t1ce or t1"):
+        find_cases(tmp_path, glioma)
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -143,6 +208,29 @@ def test_bids(tmp_path: Path, glioma: Task) -> None:
         ("sub-01", "sub-01_ses-1", None, "ses-1"),
         ("sub-01", "sub-01_ses-2", None, "ses-2"),
     ]
+
+
+def test_both_t1_of_a_bids_session_are_one_case(tmp_path: Path, glioma: Task) -> None:
+    names = ("ce-gadolinium_T1w", "T1w", "T2w", "FLAIR")
+    touch(tmp_path, *(f"sub-0{n}/ses-1/anat/sub-0{n}_ses-1_{name}.nii.gz" for n in (1, 2) for name in names))
+    touch(tmp_path / "flat", *(f"sub-0{n}_ses-1_{name}.nii.gz" for n in (3, 4) for name in names))
+
+    cases = find_cases(tmp_path, glioma)
+
+    assert [case.patient for case in cases] == ["sub-01", "sub-02", "sub-03", "sub-04"]
+    assert all(set(case.images) == {"t1", "t1ce", "t2", "flair"} for case in cases)
+
+
+def test_a_t1_with_contrast_is_left_out_where_the_task_has_none(
+    tmp_path: Path, toy: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *(f"sub-01_{name}.nii.gz" for name in ("ce-gadolinium_T1w", "T1", "FLAIR")))
+    toy = replace(toy, sequences=(replace(toy.sequences[0], synonyms=("t1w",)), toy.sequences[1]))
+
+    (case,) = find_cases(tmp_path, toy)
+
+    assert case.images["t1"].name == "sub-01_T1.nii.gz"
+    assert "sub-01_ce-gadolinium_T1w.nii.gz" in caplog.text
 
 
 def test_numbered_patients_of_a_site_in_one_folder(tmp_path: Path, glioma: Task) -> None:
