@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -182,11 +182,37 @@ def split_cases(folder_or_file: str | Path, cases: list[Case], seed: int = 0) ->
     if file.exists():
         seed, old = _read_split(file)
     assigned = _draw(cases, old, seed)
+    if len(cases) > 2 and not any(case.patient in old for case in cases):
+        _tell_of_patients(file, cases)
     if assigned != old:
         parts = {part: sorted(p for p, where in assigned.items() if where == part) for part in FRACTIONS}
         text = json.dumps({"seed": seed, "patients": parts}, indent=1, ensure_ascii=False)
         write_atomically(file, text.encode())
     return _split({case.name: assigned[case.patient] for case in cases})
+
+
+def _tell_of_patients(file: Path, cases: list[Case]) -> None:
+    """Say what a first split takes for a patient, as one whose visits it takes for patients would be in several parts.
+
+    Nothing is refused: hospitals may well number their patients alike.
+    """
+    sites_of: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        sites_of[case.patient].update([] if case.site is None else [case.site])
+    sites = set().union(*sites_of.values())
+    counts = {"patient": len(sites_of), "case": len(cases), "site": len(sites)}
+    told = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts.items())
+    logger.warning("%s: drawn by patient, for %s", file, told)
+    # A name below most of many sites, or one of a patient here and of a site there.
+    repeated = sorted(patient for patient, where in sites_of.items() if len(where) > len(sites) / 2)
+    doubtful = repeated if len(sites) > len(sites_of) else sorted(sites & set(sites_of))
+    if doubtful:
+        logger.warning(
+            "are %s patients? If they, or what lies below them, are visits, name visits by their date or visit1, "
+            "visit2, and remove %s: one patient would be trained on and tested on",
+            ", ".join(doubtful[:3]) + (", …" if len(doubtful) > 3 else ""),
+            file.name,
+        )
 
 
 def _split(part_of: Mapping[str, str]) -> Split:

@@ -1,7 +1,7 @@
 """Folders as people have them, read as cases: which file is which sequence of which patient at which date.
 
-Known are BraTS 2019-2023, the Medical Segmentation Decathlon (`dataset.json`), nnU-Net raw, LiTS, ACDC, plain trees
-(.../site/patient/date/t1.nii.gz) and class folders for classification. Nothing is read here but names and small texts.
+Known are BraTS 2017-2024, BIDS, the Medical Segmentation Decathlon (`dataset.json`), nnU-Net raw, LiTS, ACDC, plain
+trees (.../site/patient/date/t1.nii.gz), class folders for classification. Only names and small texts are read here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twinseg.errors import InputError
+from twinseg.folder_names import CONTAINER, DATE, identity, numbered_visits
 from twinseg.sequence_names import LABELS, NamedFile, named_in, sequence_in, told_by_siblings
 from twinseg.tasks import Task
 from twinseg.volumes import ENDINGS
@@ -23,25 +24,6 @@ from twinseg.volumes import ENDINGS
 logger = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_DATE = (
-    r"(?:19|20)\d{2}[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d|baseline|pre|post|frame\d+"
-    r"|(?:visit|ses|session|tp|time|timepoint|week|month|day|follow[-_]?up)[-_ ]?\d{0,4}"
-)
-DATE = re.compile(_DATE, re.IGNORECASE)
-# Folders that sort files by kind or phase. They say nothing of the site or the patient.
-CONTAINER = re.compile(
-    r"(images?|labels?)(tr|ts)?|masks?|volumes?(_pt\d+)?|segmentations?|anat|nifti|hgg|lgg|train(ing)?|valid(ation)?"
-    r"|test(ing)?|(training|test(ing)?)[ _-]?batch[ _-]?\d+|cases|patients|data",
-    re.IGNORECASE,
-)
-# Names that tell the patient and the time point; in BraTS 2017-2019 the site, too.
-IDENTITIES = (
-    re.compile(r"(?P<patient>brats-[a-z]+-\d+)-(?P<date>\d+)", re.IGNORECASE),
-    re.compile(r"(?P<patient>brats1[789]_(?P<site>[a-z]+|\d{4}|tcia\d+)_\w+?)_(?P<date>\d+)", re.IGNORECASE),
-    re.compile(
-        rf"(?P<patient>.+?)[-_. ](?P<date>{_DATE})", re.IGNORECASE
-    ),  # ACDC's patient001_frame01, BIDS, own names
-)
 DATASET_IMAGES = ("imagesTr", "imagesTs")
 SPLIT_NAMES = {
     "train": "train",
@@ -124,10 +106,13 @@ def _read_tree(folder: Path, task: Task) -> list[Case]:
             groups[parts].append((*found, path))
         else:
             unknown.append(path)
+    visits = numbered_visits(groups)
     cases = []
     for parts, rows in groups.items():
         if told := told_by_siblings(rows, task):
-            cases += _cases_of_folder(folder, parts, told)
+            is_visit = parts in visits or bool(parts and DATE.fullmatch(parts[-1]))
+            above, date = (parts[:-1], parts[-1]) if is_visit else (parts, None)
+            cases += _cases_of_folder(folder, above, date, told)
     if not cases:
         names = ", ".join(sorted({p.name for p in files})[:4])
         wanted = ", ".join(s.name for s in task.sequences)
@@ -145,23 +130,26 @@ def _acdc_frame(stem: str, task: Task) -> tuple[str, str] | None:
     return (LABELS if match.group(2) else task.sequences[0].name), match.group(1)
 
 
-def _cases_of_folder(root: Path, parts: tuple[str, ...], rows: list[NamedFile]) -> list[Case]:
-    """The cases among the files of one folder, each given as (sequence, what stands before it in the name, path)."""
+def _cases_of_folder(root: Path, above: tuple[str, ...], date: str | None, rows: list[NamedFile]) -> list[Case]:
+    """The cases among the files of one folder: `above` it those that may tell patient and site, `date` if it is one."""
     prefixes = sorted({prefix for _, prefix, _ in rows})
     once = max(Counter(name for name, _, _ in rows).values()) == 1
     # Bare names (t1.nii.gz), or no sequence twice: the folder is one case, whatever stands before the names.
     if once or "" in prefixes or len(prefixes) == 1:
         common = prefixes[0] if len(prefixes) == 1 else ""
-        cases = [_case(root, parts, common, rows, alone=True)]
+        cases = [_case(root, above, date, common, rows, alone=True)]
     else:
-        cases = [_case(root, parts, prefix, [r for r in rows if r[1] == prefix], alone=False) for prefix in prefixes]
+        by_prefix = {prefix: [row for row in rows if row[1] == prefix] for prefix in prefixes}
+        cases = [_case(root, above, date, prefix, own, alone=False) for prefix, own in by_prefix.items()]
     for case in cases:
         if not case.images:
             logger.warning("left out, as there is no image to it: %s", case.labels)
     return [case for case in cases if case.images]
 
 
-def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[NamedFile], alone: bool) -> Case:
+def _case(
+    root: Path, parts: tuple[str, ...], date: str | None, prefix: str, rows: list[NamedFile], alone: bool
+) -> Case:
     """One case of files; `alone`: its folder holds no other case, so that the folder's name is the patient's."""
     images: dict[str, Path] = {}
     for name, _, path in rows:
@@ -169,8 +157,7 @@ def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[NamedFile]
             raise InputError(f"{path}: {images[name].name} is {name} as well; keep one file a sequence")
         images[name] = path
     above = list(parts)
-    date = above.pop() if above and DATE.fullmatch(above[-1]) else None
-    known = _identity(prefix)
+    known = identity(prefix)
     if above and (alone or (known and above[-1] in (known[0], known["patient"]))):
         patient = above.pop()
     elif prefix:
@@ -182,13 +169,9 @@ def _case(root: Path, parts: tuple[str, ...], prefix: str, rows: list[NamedFile]
         patient = here.name
     site = above[-1] if above else None
     labels = images.pop(LABELS, None)
-    if known := known or _identity(patient):
+    if known := known or identity(patient):
         return Case(known["patient"], known[0], site or known.groupdict().get("site"), known["date"], images, labels)
     return Case(patient, f"{patient}_{date}" if date else patient, site, date, images, labels)
-
-
-def _identity(text: str) -> re.Match[str] | None:
-    return next((match for pattern in IDENTITIES if (match := pattern.fullmatch(text))), None)
 
 
 def _with_unique_names(root: Path, cases: list[Case]) -> list[Case]:
@@ -239,7 +222,7 @@ def _read_dataset(folder: Path, task: Task) -> list[Case]:
 def _dataset_case(
     name: str, images: dict[str, Path], labels: Path | None, channels: dict[str, int], label_map: dict[int, int] | None
 ) -> Case:
-    known = _identity(name)
+    known = identity(name)
     patient, date = (known["patient"], known["date"]) if known else (name, None)
     return Case(patient, name, None, date, images, labels, channels=channels, label_map=label_map)
 

@@ -292,6 +292,36 @@ def test_two_patients_who_come_first_are_joined_by_others_in_every_part(tmp_path
     assert all(_parts(split_cases(tmp_path, cohort({"A": 4}))))
 
 
+def test_a_first_split_says_once_what_it_was_drawn_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        split_cases(tmp_path, cohort({"A": 5, "B": 7}, visits=2))
+
+    assert caplog.messages == [f"{tmp_path / 'splits.json'}: drawn by patient, for 12 patients, 24 cases, 2 sites"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "doubtful"),
+    [
+        ([f"P{patient}/{visit}" for patient in range(12) for visit in ("early", "late")], "early, late"),
+        (["P1/2020-01-05", "P1/again", "P2/2020-01-05", "P3", "P4"], "P1"),
+        ([f"SITE-0{site}/{patient:03}" for site in range(1, 4) for patient in range(1, 6)], None),
+        ([f"SITE-0{site}/S{site}P{patient}/2020-01-05" for site in range(1, 9) for patient in range(4)], None),
+        ([f"P{patient}/scan{visit}" for patient in range(12) for visit in (1, 2)], None),
+    ],
+    ids=["unknown visits", "one unknown visit", "sites that number alike", "a phantom cohort", "known visits"],
+)
+def test_visits_that_may_have_been_taken_for_patients_are_said(
+    tmp_path: Path, glioma: Task, caplog: pytest.LogCaptureFixture, folders: list[str], doubtful: str | None
+) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "t1.nii.gz").write_bytes(b"x")
+
+    split_cases(tmp_path, find_cases(tmp_path, glioma))
+
+    assert [text.split(" patients?")[0] for text in caplog.messages[1:]] == ([f"are {doubtful}"] if doubtful else [])
+
+
 def test_the_split_lies_in_the_file_that_the_caller_names(tmp_path: Path) -> None:
     file = tmp_path / "run 1" / "parts.json"
     with pytest.raises(InputError, match=r"its folder does not exist\); choose another folder"):

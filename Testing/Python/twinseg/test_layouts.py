@@ -233,6 +233,73 @@ def test_a_t1_with_contrast_is_left_out_where_the_task_has_none(
     assert "sub-01_ce-gadolinium_T1w.nii.gz" in caplog.text
 
 
+@pytest.mark.parametrize("above", ["", "Basel/", "imagesTr/"], ids=["patients", "patients of a site", "a container"])
+@pytest.mark.parametrize(
+    "visits",
+    [
+        "scan1 scan2 scan3",
+        "MR1 MR2",
+        "MRI_01 MRI_02",
+        "exam-1 exam-2",
+        "0 1 2",
+        "01 02",
+        "v1 v2",
+        "preop postop",
+        "pre-op post-op",
+        "preoperative early_postop post_op_2",
+        "pre_surgery post_surgery",
+        "week-000-1 week-000-2 week-031",
+        "10.3.2018 4.11.2018",
+        "03-10-2018 11-04-2018",
+        "2018-03-10 20181104",
+        "ses-preop ses-20181104",
+        "baseline 3months year_2 FU3",
+        "01-10-2001-NA-MR_BRAIN-12345 03-27-2002-NA-MR_BRAIN-4711",
+    ],
+)
+def test_visits_are_no_patients(tmp_path: Path, glioma: Task, above: str, visits: str) -> None:
+    patients = [f"P{n:02}" for n in range(12)]
+    touch(tmp_path, *(f"{above}{patient}/{visit}/t1.nii.gz" for patient in patients for visit in visits.split()))
+
+    cases = find_cases(tmp_path, glioma)
+
+    assert sorted({case.patient for case in cases}) == patients
+    assert {case.date for case in cases} == set(visits.split())
+    assert {case.site for case in cases} == {"Basel" if above == "Basel/" else None}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        [f"SITE-0{site}/{patient}" for site in (1, 2, 3) for patient in range(1, 9)],
+        [f"SITE-0{site}/{patient:03}" for site in range(1, 6) for patient in range(1, 5)],
+        [f"Basel/MR{patient:03}" for patient in range(40)],
+        [f"scan{patient}" for patient in range(12)],
+    ],
+    ids=["few sites, many numbers", "equal names at many sites", "patients numbered by examination", "no site"],
+)
+def test_numbered_patients_are_no_visits(tmp_path: Path, glioma: Task, folders: list[str]) -> None:
+    touch(tmp_path, *(f"{folder}/t1.nii.gz" for folder in folders))
+
+    cases = find_cases(tmp_path, glioma)
+
+    assert {case.patient for case in cases} == {Path(folder).name for folder in folders}
+    assert all(case.date is None for case in cases)
+
+
+def test_upenn_gbm_tells_before_and_after_surgery(tmp_path: Path, glioma: Task) -> None:
+    for name in ("UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM-00002_11"):
+        touch(tmp_path / name, *(f"{name}_{s}.nii.gz" for s in ("T1", "T1GD", "T2", "FLAIR")))
+
+    cases = find_cases(tmp_path, glioma)
+
+    assert [(case.patient, case.date) for case in cases] == [
+        ("UPENN-GBM-00001", "11"),
+        ("UPENN-GBM-00001", "21"),
+        ("UPENN-GBM-00002", "11"),
+    ]
+
+
 def test_numbered_patients_of_a_site_in_one_folder(tmp_path: Path, glioma: Task) -> None:
     touch(tmp_path, *(f"UPENN/UPENN_{n}_{s}.nii.gz" for n in ("00010001", "00010002") for s in ("t1", "seg")))
 

@@ -90,7 +90,7 @@ def test_train_tells_what_it_did(trained: dict[str, Any], cohort: Path) -> None:
     assert 0 <= trained["json"]["validation_dice"] <= 1
     assert re.search(r"modèle 1\.safetensors: trained for .* minutes; validation Dice 0\.\d{3}", trained["result"].out)
     assert "training: 50%, step 1, loss" in trained["result"].err
-    assert trained["result"].said == []
+    assert trained["result"].said == [f"{cohort / 'splits.json'}: drawn by patient, for 4 patients, 4 cases, 2 sites"]
     assert trained["model"].with_suffix(".png").exists()
     assert (cohort / "splits.json").exists()
 
