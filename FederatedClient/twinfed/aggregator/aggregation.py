@@ -17,8 +17,11 @@ from twinfed.wire import BLOCK, Report, Tensors, blocks
 from twinfed.wire.tensors import Block
 
 if TYPE_CHECKING:
-    from .strategies import Strategy
+    from .strategies import Strategy, Values
 
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+"""Ends of the names of what batch normalisation has measured: no weights. A step beyond the sites' own values makes
+variances negative, and the network's output NaN."""
 Sink = Callable[[str, str, Block], None]  # which file ("model", or a name of the strategy's state), tensor, block
 
 
@@ -73,6 +76,8 @@ def aggregate(
 ) -> None:
     """Write the next model, and the strategy's next state, block by block to ``sink``.
 
+    Statistics of batch normalisation get the combined change as it is, whatever the strategy does with it else.
+
     Args:
         strategy: how blocks are combined and applied.
         base: the model that the changes are to be added to.
@@ -86,12 +91,13 @@ def aggregate(
     factors = clip_factors(taken, strategy.clip)
     shares = [weights[one.site] for one in taken]
     stretch = strategy.stretch(taken, shares, factors)
-    shares = [share * stretch for share in shares]
+    stretched = [share * stretch for share in shares]
     for name, index in blocks(base.shapes):
-        old = base.block(name, index)
-        change = strategy.combine((one.delta.block(name, index) for one in taken), shares, factors, old.size)
+        old, measured = base.block(name, index), name.endswith(STATISTICS)
+        deltas = (one.delta.block(name, index) for one in taken)
+        change = strategy.combine(deltas, shares if measured else stretched, factors, old.size)
         before = {key: state[key].block(name, index) if key in state else np.zeros_like(old) for key in strategy.state}
-        step, after = strategy.step(change, before)
+        step, after = (change, dict[str, "Values"](before)) if measured else strategy.step(change, before)
         sink("model", name, (old + step).astype(np.float32, copy=False))
         for key, values in after.items():
             sink(key, name, values.astype(np.float32, copy=False))

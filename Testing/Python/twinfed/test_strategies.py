@@ -18,6 +18,7 @@ from twinfed.aggregator.strategies import Adaptive, FedAdam, FedAvg, FedAvgM, Fe
 from twinfed.wire import ArrayTensors, InputError, Report
 
 Change = NDArray[np.float32]
+REPORT = Report(samples=10)
 
 
 def site(name: str, change: Change, cluster: str = "0", **report: Any) -> Contribution:
@@ -289,3 +290,29 @@ def test_a_hostile_site_moves_no_entry_of_fedadam_beyond_its_bound(attack: str) 
 def test_impossible_options_are_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="must lie between"):
         wrong()
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedexp"])
+@pytest.mark.parametrize("measured", ["norm.running_mean", "norm.running_var"])
+def test_what_batch_normalisation_measured_is_a_mean_of_the_sites_values(name: str, measured: str) -> None:
+    strategy, target = STRATEGIES[name](), np.array([0.02, 3.0], np.float32)
+    model, state = {measured: np.ones(2, np.float32), "norm.weight": np.ones(2, np.float32)}, {}
+
+    for _ in range(4):  # momentum would carry the small one below nought in the second round
+        updates = [
+            Contribution(f"s{k}", ArrayTensors({key: target * size - old for key, old in model.items()}), REPORT, 1.0)
+            for k, size in enumerate((-1.0, 3.0))
+        ]
+        written: dict[str, dict[str, Change]] = {}
+        aggregate(
+            strategy,
+            ArrayTensors(model),
+            updates,
+            strategy.weights(updates, {}),
+            {key: ArrayTensors(kept) for key, kept in state.items()},
+            lambda key, tensor, block, into=written: into.setdefault(key, {}).update({tensor: block.copy()}),
+        )
+        model, state = written.pop("model"), written
+
+    assert model[measured] == pytest.approx(target, rel=1e-5)
+    assert model["norm.weight"] != pytest.approx(target, rel=1e-5)  # the strategy's own step
