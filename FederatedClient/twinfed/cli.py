@@ -114,18 +114,22 @@ def site_revoke(name: str, folder: Folder) -> None:
 def verify(
     folder: Folder,
     quick: Annotated[bool, typer.Option("--quick", help="Do not aggregate the rounds again.")] = False,
+    head: Annotated[list[str], typer.Option(help="A hash of a site's log-heads.txt that must be in the log.")] = [],  # noqa: B006 (typer copies it)
     json_file: Json = None,
 ) -> None:
     """Prove a folder whole: the log, every file, and every model from its updates."""
-    from twinfed.aggregator.verify import faults, rounds_made_again
+    from twinfed.aggregator.verify import faults, not_checked, rounds_made_again
 
-    found = list(faults(folder, recompute=not quick))
+    found = list(faults(folder, recompute=not quick, heads=head))
     first, last = rounds_made_again(folder)
     again = [] if quick or found else list(range(first, last + 1))
-    _write(json_file, {"whole": not found, "faults": found, "rounds_made_again": again})
+    left = not_checked(folder)
+    result = {"whole": not found, "faults": found, "rounds_made_again": again, "not_checked": left}
+    _write(json_file, result)
     if found:
         raise InputError(f"{folder}: not whole. {' '.join(found)}")
-    print(f"{folder} is whole. {f'Made again from their updates: rounds {first} to {last}.' if again else ''}".strip())
+    made = [f"Made again from their updates: rounds {first} to {last}."] if again else []
+    print(" ".join([f"{folder} is whole.", *made, *left]))
 
 
 def _free_port(host: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 START = "0" * 64
@@ -49,6 +50,16 @@ def broken_link(db: sqlite3.Connection) -> int | None:
             return int(number)
         previous = digest
     return None
+
+
+def unknown_heads(db: sqlite3.Connection, heads: Iterable[str]) -> list[str]:
+    """Those of the hashes that were never the log's last: the log that they come from is another one."""
+    return [one for one in heads if db.execute("SELECT 1 FROM events WHERE hash = ?", (one,)).fetchone() is None]
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON value: for an entry to tell of what is too long to stand in it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _chained(previous: str, time: float, who: str, what: str, details: str) -> str:

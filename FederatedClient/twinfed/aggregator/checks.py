@@ -10,6 +10,7 @@ import numpy as np
 
 from twinfed.errors import shown
 from twinfed.wire import Refusal, Report, Tensors, UpdateFile, blocks
+from twinfed.wire.tensors import Block
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 FEWEST_NORMS = 3  # accepted updates before a median of their norms means anything
@@ -102,7 +103,7 @@ def check_tensors(delta: Tensors, expected: Expected) -> float:
                 "Train again with a smaller learning rate.",
             )
         largest = max(largest, peak)
-        squares.append(float(np.square(block, dtype=np.float64).sum()))
+        squares.append(_square(block))
     norm = math.sqrt(math.fsum(squares))
     if largest < SMALLEST_NORMAL:
         raise Refusal("empty-update", "The update changes nothing.", "Train before sending.")
@@ -115,6 +116,15 @@ def check_tensors(delta: Tensors, expected: Expected) -> float:
                 "Train again from the model, with a smaller learning rate or fewer epochs.",
             )
     return norm
+
+
+def norm_of(delta: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """The Euclidean norm of a change that was checked before."""
+    return math.sqrt(math.fsum(_square(delta.block(name, index)) for name, index in blocks(shapes)))
+
+
+def _square(block: Block) -> float:
+    return float(np.square(block, dtype=np.float64).sum())
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:

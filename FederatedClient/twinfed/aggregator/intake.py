@@ -78,7 +78,8 @@ class Intake:
                 "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'accepted', NULL, NULL, NULL, ?, ?, ?, ?, ?)",
                 (digest, number, site, json.dumps(report.to_dict()), norm, size, cluster, now),
             )
-            record(db, now, site, "update-accepted", round=number, hash=digest, bytes=size)
+            told = {"hash": digest, "bytes": size, "report": report.to_dict(), "norm": norm, "cluster": cluster}
+            record(db, now, site, "update-accepted", round=number, **told)
         return {"state": "accepted", "round": number, "hash": digest}
 
     def _open_round(self, number: int) -> sqlite3.Row:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twinfed.wire import InputError, Refusal, Report, UpdateFile
+from twinfed.wire import InputError, Refusal, UpdateFile
 
 from .accounts import Accounts
 from .aggregation import Contribution
-from .audit import record
+from .audit import hash_json, record
 from .config import FederationConfig, check_change
 from .publishing import Published, first_model, publish
 from .retention import drop_obsolete
@@ -173,12 +173,12 @@ class Federation:
                 self._extend(db, row, now, note)
             return False
 
-    def _extend(self, db: sqlite3.Connection, row: sqlite3.Row, now: float, note: str) -> None:
+    def _extend(self, db: sqlite3.Connection, row: sqlite3.Row, now: float, note: str, **changed: Any) -> None:
         db.execute(
             "UPDATE rounds SET deadline = ?, extended = extended + 1, note = ? WHERE number = ?",
             (now + self.config.deadline_minutes * 60, note, row["number"]),
         )
-        record(db, now, "aggregator", "round-extended", round=row["number"], why=note)
+        record(db, now, "aggregator", "round-extended", round=row["number"], why=note, **changed)
 
     def _next_in_turn(
         self, db: sqlite3.Connection, row: sqlite3.Row, active: list[str], now: float, over: bool
@@ -195,21 +195,26 @@ class Federation:
             "UPDATE rounds SET invited = ?, memory = ? WHERE number = ?",
             (json.dumps(following), json.dumps(memory), row["number"]),
         )
-        self._extend(db, row, now, f"The turn passed from {', '.join(invited) or 'nobody'} to {', '.join(following)}.")
+        note = f"The turn passed from {', '.join(invited) or 'nobody'} to {', '.join(following)}."
+        self._extend(db, row, now, note, invited=following, memory=hash_json(memory))
         return False
 
     def contributions(self, number: int) -> list[Contribution]:
-        """The accepted updates of a round, in the order in which they came."""
+        """The accepted updates of a round, in the order in which they came. Their files tell what the sites reported:
+        no table decides what an update weighs."""
+        round_ = self.store.row("SELECT memory FROM rounds WHERE number = ?", number)
+        clusters = json.loads(round_["memory"] if round_ else "{}").get("clusters", {})
         rows = self.store.rows(
             "SELECT * FROM updates WHERE round = ? AND state = 'accepted' ORDER BY received, site", number
         )
+        files = {row["site"]: UpdateFile(self.store.file(row["hash"])) for row in rows}
         return [
             Contribution(
                 row["site"],
-                UpdateFile(self.store.file(row["hash"])),
-                Report.from_dict(json.loads(row["report"])),
+                files[row["site"]],
+                files[row["site"]].header.report,
                 row["norm"],
-                row["cluster"],
+                clusters.get(row["site"], "0"),
             )
             for row in rows
         ]
@@ -254,6 +259,7 @@ class Federation:
                 round=row["number"],
                 models=result.models,
                 weights=result.weights,
+                next_memory=hash_json(result.memory),
             )
 
     def _publish(self, row: sqlite3.Row) -> None:
@@ -283,7 +289,8 @@ class Federation:
                 json.dumps(memory),
             ),
         )
-        record(db, now, "aggregator", "round-opened", round=number, bases=dict(bases), invited=invited)
+        told = {"bases": dict(bases), "invited": invited, "memory": hash_json(memory)}
+        record(db, now, "aggregator", "round-opened", round=number, **told)
 
     def _begin(self) -> None:
         """Take the initial model into the folder and open the first round."""

@@ -20,7 +20,7 @@ from typing import Any
 from twinfed.client.connection import Connection
 from twinfed.client.controls import tell, why_wait
 from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped, Unreachable
-from twinfed.client.instructions import Instructions
+from twinfed.client.instructions import HASH, Instructions
 from twinfed.client.local_round import Residual, make_update, take_up
 from twinfed.client.site_settings import SiteSettings
 from twinfed.client.site_state import LATE, READY, REFUSED, SENT, SKIPPED, RoundEntry, SiteState
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SOONEST, LATEST, LATEST_REFUSED = 0.5, 60.0, 300.0
 """Seconds: the first wait after a failure, the longest one, and the longest after a refusal."""
+LOG_HEADS = "log-heads.txt"
 LOOK_AT_CASES = 10.0
 TELL_PROGRESS = 0.5
 NOT_NOW = ("late", "wrong-round", "not-your-turn", "stale-base")
@@ -94,6 +95,9 @@ class SiteLoop:
         self._agree(told)
         self._round = told.round
         share = {} if not told.weights else {"weights": told.weights}
+        if told.log_head != self.state.get("log_head") and HASH.fullmatch(told.log_head):
+            with open(self.folder / LOG_HEADS, "a", encoding="utf-8") as file:  # to prove it, were the log written anew
+                file.write(f"{told.round} {told.log_head}\n")
         self.state.set(round=told.round, rounds=told.rounds, why=told.why, log_head=told.log_head, **share)
         for entry in self.state.unsettled():
             if told.do != "train" or (entry.number, entry.base) != (told.round, told.base):

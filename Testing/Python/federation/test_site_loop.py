@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from twinfed.aggregator.verify import faults
 from twinfed.client import controls
 from twinfed.client.case_source import CaseSource
 from twinfed.errors import InputError
@@ -54,6 +55,23 @@ def test_a_case_withdrawn_while_it_is_trained_on_is_not_in_the_update(
     assert any("it was withdrawn" in line for line in site.lines())
     assert queue.case(names[0]).state == "withdrawn"
     assert site.facts()["rounds"][0]["report"]["samples"] == len(names) - 1
+
+
+def test_the_logs_heads_are_kept_to_hold_the_log_against(
+    tmp_path: Path, aggregator: Any, join: Any, until: Any
+) -> None:
+    there = aggregator(sites=("SITE-01",), rounds=1)
+    site = join(there.url, there.tokens["SITE-01"], "SITE-01", source=CaseSource(queue=tmp_path / "home" / "cases"))
+    kept = site.folder / "log-heads.txt"
+    until(lambda: kept.is_file() and len(kept.read_text().splitlines()) == 1)
+    there.federation.accounts.add("SITE-02")
+    until(lambda: len(kept.read_text().splitlines()) == 2)
+
+    lines = [line.split() for line in kept.read_text().splitlines()]
+
+    assert {number for number, _ in lines} == {"1"}
+    assert list(faults(there.store.folder, heads=[head for _, head in lines])) == []
+    assert "never ended in ffff" in next(faults(there.store.folder, heads=["f" * 64]))
 
 
 def test_a_wrong_token_is_said_and_asked_again(cohort: Path, aggregator: Any, join: Any, until: Any) -> None:
