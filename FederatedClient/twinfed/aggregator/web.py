@@ -23,11 +23,10 @@ from twinfed import __version__
 from twinfed.wire import Refusal
 
 from .access import keep_out
-from .accounts import Accounts
 from .answers import REFUSALS, add_error_answers
 from .intake import Intake
 from .page import render_metrics, render_page
-from .patience import BodyLimit
+from .patience import Door
 from .rounds import Federation
 from .transfer import body_length, send_file, take_piece
 from .uploads import HASH, Uploads
@@ -62,12 +61,11 @@ class UploadState(BaseModel):
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
-def known_site(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
-    """The site whose token came with the request."""
-    if credentials is None:
-        raise Refusal("no-token", "No token was sent.", "Send Authorization: Bearer TOKEN.", 401)
-    accounts: Accounts = request.app.state.accounts
-    return accounts.recognise(credentials.credentials)
+def known_site(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    """The site whose token came with the request, as it was recognised at the door."""
+    if isinstance(request.state.site, Exception):
+        raise request.state.site
+    return str(request.state.site)
 
 
 Site = Annotated[str, Depends(known_site)]
@@ -92,8 +90,7 @@ def make_app(federation: Federation) -> FastAPI:
         redoc_url=None,
         responses=REFUSALS,
     )
-    app.state.accounts = federation.accounts
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Door, recognise=federation.accounts.recognise)
     add_error_answers(app)
 
     @app.get("/health")

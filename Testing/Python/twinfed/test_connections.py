@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
+from twinfed.aggregator.patience import MOST_REQUESTS
 from twinfed.wire import hash_file
 
 Make = Callable[..., Any]
@@ -91,6 +93,85 @@ def test_a_body_that_does_not_come_is_not_waited_for(port: tuple[Any, int]) -> N
 
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"in time" in answer
+
+
+def head_of(one: Any, line: str, site: str | None = "s1", length: int = 0) -> bytes:
+    """The head of a request, with the token of a site or without any."""
+    token = f"Authorization: {one.headers(site)['Authorization']}\r\n" if site else ""
+    kind = f"Content-Type: application/json\r\nContent-Length: {length}\r\n" if length else ""
+    return f"{line} HTTP/1.1\r\nHost: x\r\n{token}{kind}\r\n".encode()
+
+
+def status(connection: socket.socket) -> bytes:
+    """The status of an answer that comes within a few seconds."""
+    connection.settimeout(5)
+    return connection.recv(12)[-3:]
+
+
+def test_a_body_that_trickles_has_no_longer_than_one_that_does_not_come(port: tuple[Any, int]) -> None:
+    asked = time.monotonic()
+    with say(port[1], head_of(port[0], "PUT /api/v1/site", length=16_000)) as connection:
+        connection.settimeout(PATIENCE / 5)
+        answer = b""
+        while not answer and time.monotonic() - asked < 20 * PATIENCE:
+            connection.sendall(b" ")
+            with suppress(TimeoutError):
+                answer = connection.recv(65_536)
+
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_nothing_of_a_body_is_waited_for_without_a_token(
+    web: Make, serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = web()
+    with say(serve(one), head_of(one, "PUT /api/v1/site", site=None, length=16_000)) as connection:
+        assert status(connection) == b"401"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+def test_strangers_do_not_hold_up_a_site(web: Make, serve: Make, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr("twinfed.aggregator.patience.MOST_STRANGERS", 20)
+    monkeypatch.setattr("twinfed.aggregator.server.MOST_CONNECTIONS", 40)
+    one = web()
+    number = serve(one)
+    asking = head_of(one, "GET /api/v1/round")
+    with ExitStack() as stack:
+        before = stack.enter_context(say(number, asking[:-2]))  # its head is not yet complete
+        for _ in range(100):
+            stranger = socket.create_connection(("127.0.0.1", number), source_address=(address, 0))
+            stack.enter_context(stranger).sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
+
+        after = stack.enter_context(say(number, asking))
+        assert status(after) == b"200"
+        if address != "127.0.0.1":
+            before.sendall(b"\r\n")
+            assert status(before) == b"200"
+
+
+def test_a_site_that_does_not_read_its_downloads_holds_up_no_other(
+    web: Make, serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinfed.aggregator.patience.UNREAD", 4 * PATIENCE)
+    one = web()
+    number, base = serve(one), one.room.federation.instructions("s1")["base"]
+    os.truncate(one.room.store.file(base), 50_000_000)  # more than the network holds on its way
+    download = head_of(one, f"GET /api/v1/models/{base}")
+    with ExitStack() as stack:
+        unread = []
+        for _ in range(MOST_REQUESTS):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", number))
+            connection.sendall(download)
+            assert status(connection) == b"200"
+            unread.append(connection)
+
+        assert status(stack.enter_context(say(number, download))) == b"429"
+        assert status(stack.enter_context(say(number, head_of(one, "GET /api/v1/round", "s2")))) == b"200"
+        time.sleep(10 * PATIENCE)
+        assert status(stack.enter_context(say(number, download))) == b"200"
+        assert all(len(rest(connection)) < 50_000_000 for connection in unread)
 
 
 def test_a_silent_upload_makes_room_for_the_next_try(port: tuple[Any, int]) -> None:
