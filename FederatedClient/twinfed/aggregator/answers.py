@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sqlite3
 from typing import Any
@@ -16,9 +15,9 @@ from starlette.exceptions import HTTPException
 from twinfed.errors import shown
 from twinfed.wire import Refusal
 
+from .store import DISK_FULL
 from .uploads import disk_full
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger("twinfed.aggregator")
 
 
@@ -66,7 +65,7 @@ def add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def disk(_: Request, error: OSError) -> JSONResponse:
         log.error("The disk: %s", error)
-        return answer(disk_full() if error.errno in FULL else _busy())
+        return answer(disk_full() if error.errno in DISK_FULL else _busy())
 
     @app.exception_handler(sqlite3.OperationalError)
     async def database(_: Request, error: sqlite3.OperationalError) -> JSONResponse:

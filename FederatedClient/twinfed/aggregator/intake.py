@@ -15,6 +15,7 @@ from twinfed.wire import Refusal, Report, UpdateFile
 
 from .audit import record
 from .checks import Expected, check_update
+from .damage import DAMAGED
 from .rounds import OPEN, Federation
 
 MOST_REFUSED = 20  # updates a site may have refused in one round
@@ -42,7 +43,7 @@ class Intake:
             Refusal: it was refused before, for the same reason.
         """
         row = self._store.row("SELECT * FROM updates WHERE hash = ? AND round = ? AND site = ?", digest, number, site)
-        if row is None:
+        if row is None or row["code"] == DAMAGED.code:
             return None
         if row["state"] == "refused":
             raise Refusal(row["code"], row["reason"], row["remedy"])

@@ -66,7 +66,8 @@ class Connection(H11Protocol):
         if not self._strangers[address]:
             del self._strangers[address]
         if sum(map(len, self._strangers.values())) > MOST_STRANGERS:
-            oldest = next(iter(max(self._strangers.values(), key=len)))
+            most = max(self._strangers, key=lambda address: len(self._strangers[address]))
+            oldest = next(iter(self._strangers[most]))
             oldest.transport.abort()
             oldest.connections.discard(oldest)
             oldest.set_stranger(False)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinfed.wire import Header, TensorFile, Tensors, UpdateFile, hash_file, write_model, write_update
+from twinfed.errors import shown
+from twinfed.wire import Header, Refusal, TensorFile, Tensors, UpdateFile, blocks, hash_file, write_model, write_update
 from twinfed.wire.tensors import Block, SumTensors, TensorWriter, block_count, model_specs
 
 from .aggregation import Contribution, aggregate
@@ -20,6 +21,10 @@ from .store import Store
 from .strategies import Memory, Strategy
 
 UNKEPT = ("content_hash", "provenance", "twinfed")  # metadata of the initial model that do not hold for later ones
+
+
+class NotFiniteError(ArithmeticError):
+    """A model that nobody could use: it is not stored."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ def publish(
         memory: as the last round left it.
 
     Raises:
-        OSError: no space left; nothing but whole files stays behind.
+        OSError: no space left, or a file that it begins from is damaged; nothing but whole files stays behind.
+        NotFiniteError: the model would hold NaN or infinity.
     """
+    _check_beginning(store, {*bases.values(), *states_of(memory)})
     groups, after = strategy.groups(updates, memory)
     result = Published(dict(bases), {}, {**after, "files": {}}, [])
     for cluster in sorted(set(groups.values())):
@@ -66,14 +73,15 @@ def publish(
         base = bases[members[0].cluster]
         kept = memory.get("files", {}).get(members[0].cluster, {})
         with store.temporary() as folder:
+            compressed = not config.download.in_round(number).plain
             files = _aggregate(
                 store, strategy, base, members, weights, kept, folder, _metadata(config, number, cluster)
             )
-            if not config.download.plain:
+            if compressed:
                 header = Header(federation=config.name, round=number, site="aggregator", base=base)
                 delta = _compress(store, config, header, files, kept, folder)
             result.models[cluster] = store.keep(files.pop("model"))
-            if not config.download.plain:
+            if compressed:
                 result.deltas.append((result.models[cluster], base, store.keep(delta)))
             result.memory["files"][cluster] = {key: store.keep(path) for key, path in files.items()}
     for cluster, files_before in memory.get("files", {}).items():
@@ -82,8 +90,15 @@ def publish(
 
 
 def first_model(config: FederationConfig, source: Path, target: Path) -> dict[str, tuple[int, ...]]:
-    """Write the initial model as float32 with the federation's metadata; return the model's shapes."""
+    """Write the initial model as float32 with the federation's metadata; return the model's shapes.
+
+    Raises:
+        Refusal: it is no model, or holds NaN or infinity.
+    """
     model = TensorFile(source)
+    for name, index in blocks(model.shapes):
+        if not np.isfinite(model.block(name, index)).all():
+            raise Refusal("not-finite", f"Tensor {shown(name)} holds NaN or infinity.", "Train it again.")
     metadata = {key: text for key, text in model.metadata.items() if key not in UNKEPT}
     write_model(target, model, {**metadata, **_metadata(config, 0, "0")})
     return dict(model.shapes)
@@ -117,7 +132,9 @@ def _aggregate(
             for key, path in files.items()
         }
 
-        def sink(key: str, _: str, block: Block) -> None:
+        def sink(key: str, name: str, block: Block) -> None:
+            if not np.isfinite(block).all():
+                raise NotFiniteError(f"Tensor {shown(name)} of the next {key} would hold NaN or infinity")
             writers[key].append(block)
 
         aggregate(strategy, model, members, weights, state, sink)
@@ -177,6 +194,18 @@ class _Arrays(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._model.shapes)
+
+
+def _check_beginning(store: Store, files: set[str]) -> None:
+    """The models and states that a round begins from: a damaged one must not become the next one."""
+    for digest in sorted(files):
+        if not same_file(store.file(digest), digest):
+            raise OSError(f"{store.file(digest)} is missing or damaged: put it back from a copy of the folder")
+
+
+def states_of(memory: Memory) -> set[str]:
+    """Hashes of the files that a strategy remembers."""
+    return {digest for states in memory.get("files", {}).values() for digest in states.values()}
 
 
 def same_file(path: Path, digest: str) -> bool:

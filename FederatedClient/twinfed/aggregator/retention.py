@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from .audit import record
+from .publishing import states_of
 from .store import Store
 
 log = logging.getLogger("twinfed.aggregator")
@@ -71,18 +72,14 @@ def _needed(store: Store, rounds: Iterable[sqlite3.Row]) -> set[str]:
     for row in rounds:
         updates = store.rows("SELECT hash FROM updates WHERE round = ? AND state = 'accepted'", row["number"])
         files.update(update["hash"] for update in updates)
-        files.update(_states(row["memory"]), _handed_on(store, row))
+        files.update(states_of(json.loads(row["memory"])), _handed_on(store, row))
     return files
 
 
 def _handed_on(store: Store, row: sqlite3.Row) -> set[str]:
     """What the round after a round takes over, besides the models."""
     deltas = [store.row("SELECT file FROM deltas WHERE model = ?", model) for model in models_of(row)]
-    return {*_states(row["next_memory"] or row["memory"]), *(delta["file"] for delta in deltas if delta)}
-
-
-def _states(memory: str) -> set[str]:
-    return {digest for states in json.loads(memory).get("files", {}).values() for digest in states.values()}
+    return {*states_of(json.loads(row["next_memory"] or row["memory"])), *(delta["file"] for delta in deltas if delta)}
 
 
 def _unlink(store: Store, files: Iterable[str]) -> None:

@@ -19,9 +19,10 @@ from .accounts import Accounts
 from .aggregation import Contribution
 from .audit import hash_json, record
 from .config import FederationConfig, check_change
-from .publishing import Published, first_model, publish
+from .damage import ask_again
+from .publishing import NotFiniteError, Published, first_model, publish
 from .retention import drop_obsolete
-from .store import Store
+from .store import DISK_FULL, Store
 
 OPEN, CLOSING, AGGREGATED, PUBLISHED = "open", "closing", "aggregated", "published"
 
@@ -125,7 +126,8 @@ class Federation:
         """Do all that is due: close, extend, aggregate, publish. Called after each update and every second or so.
 
         Raises:
-            OSError: no space left; the round stays as it is, and the next call tries again.
+            OSError: no space left, or a damaged model; the round stays as it is, and the next call tries again.
+            NotFiniteError: likewise; the model would be of no use.
         """
         if self._advancing.acquire(blocking=False):
             try:
@@ -232,11 +234,14 @@ class Federation:
         )
 
     def _aggregate(self, row: sqlite3.Row) -> None:
+        if ask_again(self.store, row["number"], self.store.now() + self.config.deadline_minutes * 60):
+            return
         try:
             result = self.build(row)
-        except OSError as error:
+        except (OSError, NotFiniteError) as error:
+            full = isinstance(error, OSError) and error.errno in DISK_FULL
+            note = f"Waits for room on the disk ({error})." if full else f"Stopped: {error}. Nothing was published."
             with self.store.transaction() as db:
-                note = f"Waits for room on the disk ({error.strerror or error})."
                 db.execute("UPDATE rounds SET note = ? WHERE number = ?", (note, row["number"]))
             raise
         with self.store.transaction() as db:

@@ -6,6 +6,7 @@ leaves at most a file that nobody knows, never an entry without its file.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -49,6 +50,9 @@ CREATE TABLE IF NOT EXISTS traffic (
 """
     + audit.SCHEMA
 )
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:

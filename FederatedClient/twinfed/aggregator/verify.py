@@ -207,7 +207,7 @@ def _faults_of_models(federation: Federation) -> Iterator[str]:
             continue
         try:
             again = federation.build(row)
-        except FileNotFoundError:
+        except OSError:
             if row["number"] <= dropped_through(store):  # a running aggregator dropped its updates just now
                 continue
             raise
