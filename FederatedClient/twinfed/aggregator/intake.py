@@ -72,15 +72,20 @@ class Intake:
             self._refuse(site, number, digest, path, refusal)
             raise
         self._store.keep(path, digest)
-        with self._store.transaction() as db:
-            self._check_may_send(db, site, number, digest)
-            now = self._store.now()
-            db.execute(
-                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'accepted', NULL, NULL, NULL, ?, ?, ?, ?, ?)",
-                (digest, number, site, json.dumps(report.to_dict()), norm, size, cluster, now),
-            )
-            told = {"hash": digest, "bytes": size, "report": report.to_dict(), "norm": norm, "cluster": cluster}
-            record(db, now, site, "update-accepted", round=number, **told)
+        told = {"hash": digest, "bytes": size, "report": report.to_dict(), "norm": norm, "cluster": cluster}
+        try:
+            with self._store.transaction() as db:
+                self._check_may_send(db, site, number, digest)
+                now = self._store.now()
+                db.execute(
+                    "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, 'accepted', NULL, NULL, NULL, ?, ?, ?, ?, ?)",
+                    (digest, number, site, json.dumps(report.to_dict()), norm, size, cluster, now),
+                )
+                record(db, now, site, "update-accepted", round=number, **told)
+        except Refusal as refusal:  # the round closed while the update was checked
+            if self._store.row("SELECT 1 FROM updates WHERE hash = ? AND state = 'accepted'", digest) is None:
+                self._refuse(site, number, digest, self._store.file(digest), refusal)
+            raise
         return {"state": "accepted", "round": number, "hash": digest}
 
     def _open_round(self, number: int) -> sqlite3.Row:

@@ -106,3 +106,32 @@ def test_a_round_in_which_nothing_is_compressed_yet_gives_the_plain_model(room: 
     assert (told["round"], told["delta_from"]) == (2, None)
     assert told["base"] == plain.federation.instructions("s1")["base"]
     assert list(faults(one.store.folder)) == []
+
+
+def test_an_update_whose_round_closes_while_it_is_checked_is_refused_and_on_record(
+    room: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = room(quorum=2, deadline_minutes=10)
+    for seed, name in enumerate(("s1", "s2"), start=1):
+        one.send(name, one.update(name, seed))
+    path = one.update("s3", 3)
+    digest = hash_file(path)
+    keep = one.store.keep
+
+    def slow(*arguments: Any) -> Any:
+        if arguments[1:] == (digest,):
+            one.clock.time += 700  # the deadline passes
+            one.federation.advance()
+        return keep(*arguments)
+
+    monkeypatch.setattr(one.store, "keep", slow)
+    with pytest.raises(Refusal, match="closed"):
+        one.send("s3", path)
+
+    assert one.federation.current()["number"] == 2
+    assert not one.store.file(digest).exists()
+    assert (one.store.folder / "quarantine" / digest).is_file()
+    (event,) = one.store.rows("SELECT * FROM events WHERE what = 'update-refused'")
+    assert (event["who"], json.loads(event["details"])["code"]) == ("s3", "late")
+    with pytest.raises(Refusal, match="closed"):
+        one.intake.earlier_answer("s3", 1, digest)
