@@ -140,12 +140,17 @@ def load_config(path: str | Path) -> FederationConfig:
         raise InputError(f"{path}: {error}") from error
 
 
-def check_change(old: FederationConfig, new: FederationConfig) -> list[str]:
+def check_change(old: FederationConfig, new: FederationConfig, reached: int) -> list[str]:
     """The fields that a restart changes.
 
+    Args:
+        reached: the round that is open, or the last one.
+
     Raises:
-        InputError: one that sites already rely on.
+        InputError: one that sites already rely on, or fewer rounds than there are already.
     """
+    if new.rounds < reached:
+        raise InputError(f"rounds = {new.rounds}: round {reached} has begun. Write {reached} to make it the last one.")
     changed = [key for key, value in old.to_dict().items() if new.to_dict()[key] != value]
     if fixed := [key for key in changed if key not in (*MAY_CHANGE, "model")]:
         raise InputError(

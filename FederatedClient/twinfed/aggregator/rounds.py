@@ -51,7 +51,7 @@ class Federation:
             self._begin()
         else:
             self.config = FederationConfig.from_dict(json.loads(held))
-            if config is not None and check_change(self.config, config):
+            if config is not None and check_change(self.config, config, self.current()["number"]):
                 self.config = config
                 with store.transaction() as db:
                     db.execute(
@@ -100,7 +100,7 @@ class Federation:
             "why": why,
             "federation": self.config.name,
             "round": row["number"],
-            "rounds": self.config.rounds,
+            "rounds": max(self.config.rounds, row["number"]),  # an older version let them be lowered below
             "state": row["state"],
             "base": base,
             "delta_from": delta["base"] if delta else None,

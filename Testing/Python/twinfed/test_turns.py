@@ -1,0 +1,52 @@
+"""What a restart and sites that skip do to the rounds: none is cut short, and the log does not grow by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from twinfed.client.instructions import Instructions
+from twinfed.wire import InputError
+
+Make = Callable[..., Any]
+
+
+def play(one: Any, rounds: int) -> None:
+    """Whole rounds of three sites."""
+    for _ in range(rounds):
+        number = one.federation.current()["number"]
+        for seed, name in enumerate(("s1", "s2", "s3"), start=10 * number):
+            one.send(name, one.update(name, seed))
+        one.federation.advance()
+
+
+def test_rounds_can_be_lowered_to_the_open_one_and_no_further(room: Make) -> None:
+    one = room(rounds=10)
+    play(one, 2)
+    wanted = one.config
+
+    one.config = replace(wanted, rounds=2)
+    with pytest.raises(InputError, match=r"round 3 has begun. Write 3 to make it the last one"):
+        one.open()
+    one.config = replace(wanted, rounds=3)
+    one.open()
+    play(one, 1)
+
+    assert one.federation.current()["state"] == "published"
+    assert one.federation.instructions("s1")["do"] == "finished"
+
+
+def test_sites_understand_a_federation_whose_rounds_an_older_version_lowered(room: Make) -> None:
+    one = room(rounds=10)
+    play(one, 4)
+    with one.store.transaction() as db:
+        db.execute("UPDATE settings SET value = json_set(value, '$.rounds', 3) WHERE key = 'federation'")
+    one.config = None
+
+    one.open()
+
+    told = Instructions.from_dict(one.federation.instructions("s1"))
+    assert (told.do, told.round, told.rounds) == ("train", 5, 5)
