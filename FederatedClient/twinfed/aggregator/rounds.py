@@ -168,7 +168,8 @@ class Federation:
                 db.execute("UPDATE rounds SET state = ?, closed = ? WHERE number = ?", (CLOSING, now, number))
                 record(db, now, "aggregator", "round-closed", round=number, sites=sorted(accepted))
                 return True
-            if invited is not None and (over or not awaited or awaited <= skipped):
+            anybody = set(active) - skipped  # else the turn would pass round and round
+            if invited is not None and anybody and (over or not awaited or awaited <= skipped):
                 return self._next_in_turn(db, row, active, now, over)
             if over:
                 note = f"Extended at {len(accepted)} of {quorum} updates."
