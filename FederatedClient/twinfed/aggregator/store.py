@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS traffic (
 )
 
 
+VERSION = 1  # of the tables; 0 is what was written before it was noted, and is the same
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -61,6 +62,9 @@ class Store:
     Args:
         folder: made if it is not there.
         now: the clock, in seconds since 1970.
+
+    Raises:
+        InputError: a newer version of the program made it.
     """
 
     def __init__(self, folder: str | Path, now: Callable[[], float] = time.time) -> None:
@@ -73,8 +77,22 @@ class Store:
             self.folder / "aggregator.sqlite", timeout=30, isolation_level=None, check_same_thread=False
         )
         self._db.row_factory = sqlite3.Row
+        self._check_version()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.executescript(SCHEMA)
+        if self._version() < VERSION:
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _check_version(self) -> None:
+        if (found := self._version()) > VERSION:
+            self._db.close()
+            raise InputError(
+                f"{self.folder}: a newer version of TwinSegSlicer wrote it (tables {found}, this one knows {VERSION}). "
+                "Update this one."
+            )
 
     def close(self) -> None:
         with self._lock:
