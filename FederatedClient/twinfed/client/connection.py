@@ -85,10 +85,12 @@ class Connection:
     def __init__(self, server: Server, traffic: Traffic = lambda up, down: None) -> None:
         self._server, self._traffic = server, traffic
         self._url = server.url.rstrip("/")
-        self._session = requests.Session()  # minds the proxies of the environment
+        self._session = requests.Session()
+        # Minds the proxies of the environment; what stays on this machine goes through none.
+        self._session.trust_env = not _is_this_machine(urlsplit(server.url).hostname or "")
         self._session.headers.update({"User-Agent": f"twinfed/{__version__}", "Accept-Encoding": "identity"})
         self._session.auth = self._authorize  # a header alone would give way to a .netrc
-        self._session.verify = str(server.authority) if server.authority else True
+        self._verify = str(server.authority) if server.authority else True
         if server.certificate is not None:
             self._session.cert = (str(server.certificate), str(server.key)) if server.key else str(server.certificate)
         self._piece = FIRST_PIECE
@@ -217,6 +219,7 @@ class Connection:
                 self._url + address,
                 timeout=(CONNECT_SECONDS, SILENT_SECONDS),
                 allow_redirects=False,
+                verify=self._verify,  # with each request, as REQUESTS_CA_BUNDLE overrules what the session says
                 **options,
             ) as answer:
                 if answer.status_code >= 300:
