@@ -61,7 +61,7 @@ class Federation:
 
     def agree(self) -> None:
         """Give consent to what `controls.STATEMENT` says."""
-        controls.give_consent(self.folder, f"in Slicer, for {self.settings.address}")
+        controls.give_consent(self.folder, self.settings.address, "in Slicer")
         self.watch.look()
 
     def disagree(self) -> None:

@@ -78,8 +78,8 @@ class JoinPanel:
         self._ui.goesOnCheckBox.enabled = not locked
         self._ui.consentCheckBox.checked = bool(snapshot.consent)
         if snapshot.consent:
-            text = _("Agreed on {when}. Take the tick away to withdraw.").format(
-                when=snapshot.consent[:16].replace("T", " ")
+            text = _("Agreed on {when}, for {address}. Take the tick away to withdraw.").format(
+                when=snapshot.consent.when[:16].replace("T", " "), address=snapshot.consent.address
             )
         else:
             text = _("Without consent nothing is trained or sent.")

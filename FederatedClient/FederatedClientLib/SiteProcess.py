@@ -9,7 +9,7 @@ import psutil
 import qt
 from slicer.i18n import tr as _
 
-from twinfed.client.controls import CONSENT, PAUSE, STOP, Hours
+from twinfed.client.controls import PAUSE, STOP, Hours, read_consent
 
 from .ChildProcess import ChildProcess, endTree
 from .JoinSettings import JoinSettings
@@ -53,8 +53,13 @@ class SiteProcess:
                 Hours.parse(settings.hours)
         except ValueError as error:
             return str(error)
-        if not (self.folder / CONSENT).exists():
+        consent = read_consent(self.folder)
+        if consent is None:
             return _("Read what is sent, and agree to it")
+        if not consent.holds_for(settings.address):
+            return _("What was agreed to is for {address}: take the tick away, and agree anew").format(
+                address=consent.address
+            )
         return ""
 
     def start(self, settings: JoinSettings) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import qt
 
-from twinfed.client.controls import CONSENT
+from twinfed.client.controls import Consent, read_consent
 from twinfed.client.site_state import read_state
 from twinfed.client.site_twin import Offer, first_offer
 from twinseg.case_queue import CaseQueue
@@ -30,7 +28,7 @@ ENDED = ("stopped", "finished")
 @dataclass(frozen=True)
 class Snapshot:
     """All that the panel shows. facts, rounds, traffic, twins, lines: as `read_state` gives them; offer: the model that
-    the viewer takes first; cases: of the queue; consent: when it was given; failure: of the process; isDiskFull: as the
+    the viewer takes first; cases: of the queue; consent: that was given; failure: of the process; isDiskFull: as the
     process then cannot even store what is wrong."""
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +40,7 @@ class Snapshot:
     cases: list[Any] = field(default_factory=list)
     isRunning: bool = False
     isPaused: bool = False
-    consent: str = ""
+    consent: Consent | None = None
     failure: str = ""
     aggregatorAnswers: bool = False
     isDiskFull: bool = False
@@ -115,7 +113,7 @@ class SiteWatch:
             cases=self._cases(),
             isRunning=site.isRunning(facts.get("pid"), facts.get("started")),
             isPaused=site.isPaused,
-            consent=_consent(site.folder),
+            consent=read_consent(site.folder),
             failure=site.failure,
             aggregatorAnswers=self._aggregatorAnswers(),
             isDiskFull=site.folder.is_dir() and shutil.disk_usage(site.folder).free < LEAST_FREE,
@@ -139,11 +137,3 @@ class SiteWatch:
     def _onError(self, error: Exception) -> None:
         self._task = None
         self.failed.emit(str(error))
-
-
-def _consent(folder: Path) -> str:
-    """When consent was given, "" where there is none."""
-    try:
-        return str(json.loads((folder / CONSENT).read_text(encoding="utf-8"))["when"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

@@ -75,8 +75,6 @@ def join(
 
         server = Server(url, token, authority, certificate, key, insecure)
         controls.tell(controls.STATEMENT)
-        if consent or not controls.was_withdrawn(folder):
-            controls.give_consent(folder, "twinfed join")
         settings = SiteSettings(
             server=server,
             folder=folder,
@@ -89,7 +87,7 @@ def join(
             twins=twins,
             low_priority=low_priority,
         )
-        run_site(settings, parent)
+        run_site(settings, parent, agrees=consent or not controls.was_withdrawn(folder))
 
 
 def simulate(

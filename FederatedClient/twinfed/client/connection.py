@@ -80,10 +80,21 @@ class Server:
 
 
 class Connection:
-    """Asks one aggregator. All methods raise Unreachable where no whole answer came, Refusal where it says no."""
+    """Asks one aggregator. All methods raise Unreachable where no whole answer came, Refusal where it says no.
 
-    def __init__(self, server: Server, traffic: Traffic = lambda up, down: None) -> None:
-        self._server, self._traffic = server, traffic
+    Args:
+        server: the aggregator.
+        traffic: see `Traffic`.
+        before: called before each request, and so before each piece of an upload; it may wait, or raise.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        traffic: Traffic = lambda up, down: None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._server, self._traffic, self._before = server, traffic, before
         self._url = server.url.rstrip("/")
         self._session = requests.Session()
         # Minds the proxies of the environment; what stays on this machine goes through none.
@@ -180,6 +191,7 @@ class Connection:
             "Upload-Checksum": f"{zlib.crc32(piece):08x}",
             "Content-Type": "application/octet-stream",
         }
+        self._before()  # here besides, so that a wait is not taken for a slow line
         began = time.monotonic()
         try:
             answer = self._json("PUT", address, data=piece, headers=headers)
@@ -213,6 +225,7 @@ class Connection:
     @contextlib.contextmanager
     def _asked(self, method: str, address: str, **options: Any) -> Iterator[requests.Response]:
         """An answer that is no refusal; what goes wrong while it is read is Unreachable, too."""
+        self._before()
         try:
             with self._session.request(
                 method,

@@ -20,6 +20,8 @@ from twinfed.errors import InputError
 STOP, PAUSE, CONSENT = "stop", "pause", "consent.json"
 BUSY = "busy"
 """Folder in the data folder: a process that needs the GPU has a file in it, named by its process number."""
+NVFLARE = "NVFlare"
+"""Stands for the address in a consent where NVFlare's start-up kit holds that."""
 STATEMENT = """\
 What is sent to the aggregator: the change of the model's weights after training here; the number of training cases, and
 for each label its share of labelled voxels; mean Dice and Hausdorff distance on this site's validation cases, before
@@ -56,13 +58,43 @@ def tell(line: str) -> None:
         print(line, flush=True)
 
 
-def give_consent(folder: Path, how: str) -> None:
-    """Note that the statement was agreed to, when and how, unless that is noted. Raises InputError for no room."""
-    if (folder / CONSENT).exists():
+@dataclass(frozen=True)
+class Consent:
+    """What was agreed to: address: of the aggregator; when: in ISO 8601."""
+
+    address: str
+    when: str
+
+    def holds_for(self, address: str) -> bool:
+        """Whether it is for this aggregator: it holds for one address."""
+        return self.address == address.rstrip("/")
+
+
+def read_consent(folder: Path) -> Consent | None:
+    """The consent of a site's folder; None where there is none, or one that cannot be read."""
+    try:
+        content = json.loads((folder / CONSENT).read_text(encoding="utf-8"))
+        return Consent(str(content["address"]), str(content["when"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def give_consent(folder: Path, address: str, how: str) -> None:
+    """Note that the statement was agreed to for an aggregator, when and how, unless that is noted. One that was for
+    another aggregator is kept as a withdrawn one. Raises InputError for no room."""
+    consent = read_consent(folder)
+    if consent is not None and consent.holds_for(address):
         return
-    text = json.dumps({"statement": STATEMENT, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "how": how}, indent=1)
+    content = {
+        "statement": STATEMENT,
+        "address": address.rstrip("/"),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "how": how,
+    }
+    text = json.dumps(content, indent=1)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        withdraw_consent(folder)
         temporary = folder / f".{CONSENT}"
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(folder / CONSENT)
@@ -71,7 +103,8 @@ def give_consent(folder: Path, how: str) -> None:
 
 
 def withdraw_consent(folder: Path) -> None:
-    """From the next step on nothing is trained or sent; the record of the consent is kept under another name."""
+    """From the next step, or piece of an upload, on nothing is trained or sent. The record of the consent is kept under
+    another name."""
     if (folder / CONSENT).exists():
         (folder / CONSENT).replace(folder / f"withdrawn-{int(time.time())}-{CONSENT}")
 
@@ -81,9 +114,10 @@ def was_withdrawn(folder: Path) -> bool:
     return not (folder / CONSENT).exists() and any(folder.glob(f"withdrawn-*-{CONSENT}"))
 
 
-def why_wait(folder: Path, data_folder: Path, hours: Hours | None) -> str | None:
-    """Why the process must stand still now, in words; None if it may go on."""
-    if not (folder / CONSENT).exists():
+def why_wait(folder: Path, address: str, data_folder: Path, hours: Hours | None) -> str | None:
+    """Why the process that takes part at this address must stand still now, in words; None if it may go on."""
+    consent = read_consent(folder)
+    if consent is None or not consent.holds_for(address):
         return "without consent"
     if (folder / PAUSE).exists():
         return "paused"

@@ -63,6 +63,7 @@ def make_update(
     name = f"round-{told.round}-{told.base[:16]}"
     extra: dict[str, Any] = {"epochs": told.epochs, "seed": seed, "proximal_mu": told.proximal_mu, "name": name}
     extra["part"] = part_of_training(told.round, told.rounds)
+    trainer.watch(0.0, "the first step")  # minutes of scoring lie before it
     trainer.train(ExchangeObject(weights=weights), extra)
     after = trainer.evaluate(ExchangeObject()).metrics
     known = trainer.get_data_stats().statistics

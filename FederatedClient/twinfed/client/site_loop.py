@@ -52,7 +52,7 @@ class SiteLoop:
         for name in ("models", "updates", "residuals", "checkpoints"):
             (self.folder / name).mkdir(exist_ok=True)
         self.state = SiteState(self.folder)
-        self.connection = Connection(settings.server, self._count)
+        self.connection = Connection(settings.server, self._count, before=self._wait_if_told)
         self.trainer = SiteTrainer(
             settings.source,
             device=choose_device(settings.device),
@@ -329,18 +329,26 @@ class SiteLoop:
         if now - self._told_progress > TELL_PROGRESS:
             self._told_progress = now
             self.state.set(progress=round(done, 4), stage=stage)
-            phase = self.state.get("phase")
-            while waits := self._why_wait():
-                self._stand_still(waits)
-                if self.stop.wait(SOONEST):
-                    raise Stopped("told to stop")
-            self._phase(phase)
+            self._wait_if_told()
         if now - self._looked_at_cases > LOOK_AT_CASES:
             self._looked_at_cases = now
             self.trainer.check_cases()
 
+    def _wait_if_told(self) -> None:
+        """Stand still as long as it is paused, without consent, outside its hours, or the viewer computes. Asked before
+        each request, too: what is under way is not sent on after the consent was withdrawn."""
+        if not self._why_wait():
+            return
+        phase = self.state.get("phase")
+        while waits := self._why_wait():
+            self._stand_still(waits)
+            if self.stop.wait(SOONEST):
+                raise Stopped("told to stop")
+        self._phase(phase)
+
     def _why_wait(self) -> str | None:
-        return why_wait(self.folder, self.settings.data_folder, self.settings.hours)
+        settings = self.settings
+        return why_wait(self.folder, settings.server.url, settings.data_folder, settings.hours)
 
     def _stand_still(self, why: str) -> float:
         self._phase(why)

@@ -163,6 +163,25 @@ def test_another_aggregator_needs_another_consent(trial, until, snapshot):
     assert ui.startButton.toolTip == "Read what is sent, and agree to it"
 
 
+def test_a_consent_that_another_address_has_is_told_and_can_be_withdrawn(trial, until, snapshot):
+    from twinfed.client.controls import give_consent
+
+    module = trial()
+    ui, federation = module.ui, module.logic.federation
+    give_consent(federation.folder, "https://elsewhere.example.org", "twinfed join")
+
+    until(lambda: "https://elsewhere.example.org" in ui.consentLabel.text)
+    assert not ui.startButton.enabled
+    assert "What was agreed to is for https://elsewhere.example.org" in ui.whyNotLabel.text
+    for _click in ("withdraw", "agree"):
+        before = snapshot().consent
+        ui.consentCheckBox.click()
+        until(lambda: snapshot().consent != before)  # noqa: B023 (waited for within the turn)
+
+    until(lambda: ui.startButton.enabled)
+    assert ui.addressLineEdit.text in ui.consentLabel.text
+
+
 @pytest.mark.parametrize(
     ("address", "token", "reason"),
     [

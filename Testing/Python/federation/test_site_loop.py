@@ -169,7 +169,7 @@ def test_it_stands_still_when_told_to(
     controls.withdraw_consent(site.folder)
     until(lambda: phase() == "without consent")
     assert there.accepted() == []
-    controls.give_consent(site.folder, "the panel")
+    controls.give_consent(site.folder, there.url, "the panel")
     until(lambda: there.finished)
 
 

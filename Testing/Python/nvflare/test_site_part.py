@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from twinfed.client.controls import PAUSE, STOP, give_consent, withdraw_consent
+from twinfed.client.controls import NVFLARE, PAUSE, STOP, give_consent, withdraw_consent
 from twinfed.client.errors import Stopped
 from twinfed.client.initial_model import task_of, write_initial_model
 from twinfed.client.simulated_site import phantom_sites
@@ -56,7 +56,7 @@ def site(phantoms: Path, tmp_path: Path) -> Iterator[Callable[..., SitePart]]:
     opened: list[SitePart] = []
 
     def make(name: str = "SITE-01", **changes: Any) -> SitePart:
-        give_consent(tmp_path / name, "a test")
+        give_consent(tmp_path / name, NVFLARE, "a test")
         settings = SiteFile(folder=tmp_path / name, cases=phantoms / "cases" / name, device="cpu", **changes)
         opened.append(SitePart(name, settings))
         return opened[-1]

@@ -53,7 +53,7 @@ def site(
 ) -> None:
     """Say how this machine takes part in jobs, and give consent to it. Images never leave this machine."""
     with one_kind_of_error():
-        from twinfed.client.controls import STATEMENT, give_consent, tell
+        from twinfed.client.controls import NVFLARE, STATEMENT, give_consent, tell
         from twinfed.engines.nvflare.site_file import SiteFile, write_site_file
 
         settings = SiteFile(
@@ -68,7 +68,7 @@ def site(
         )
         besides = SCORES + (OWN_MODEL if share_local_model else "")
         tell(f"{STATEMENT}\n{besides}")
-        give_consent(folder, f"twinfed nvflare site {name}. {besides}")
+        give_consent(folder, NVFLARE, f"twinfed nvflare site {name}. {besides}")
         print(f"{write_site_file(name, settings)}: written")
 
 

@@ -16,7 +16,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from safetensors.numpy import load_file
 
 from twinfed.client.case_source import CaseSource
-from twinfed.client.controls import CONSENT, STOP, Hours, tell, why_wait
+from twinfed.client.controls import NVFLARE, STOP, Hours, read_consent, tell, why_wait
 from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped
 from twinfed.client.instructions import Instructions
 from twinfed.client.local_round import Residual, make_update, take_up
@@ -76,7 +76,8 @@ class SitePart:
         Raises InputError where the site cannot learn from them, or has not consented.
         """
         told, metadata = self._learn(content)
-        if not (self.folder / CONSENT).exists():
+        consent = read_consent(self.folder)
+        if consent is None or not consent.holds_for(NVFLARE):
             raise InputError(f"{self.folder}: no consent was given. Give it with twinfed nvflare site {self.name} …")
         self._stop_if_told()
         self._phase("reading the cases")
@@ -114,6 +115,7 @@ class SitePart:
         except Changed as changed:
             self._say(str(changed))
             return self.train(content, arrays, form)
+        self._wait_if_told()
         source.mark(names, TRAINED)
         self.state.made(told.round, told.base, hash_file(update), update.stat().st_size, report)
         sent = outgoing(update, base, form)
@@ -136,6 +138,7 @@ class SitePart:
         metrics = self.trainer.evaluate(ExchangeObject(weights=dict(arrays)), {"part": TEST}).metrics
         self._phase("waiting for others")
         self.make_twin()
+        self._wait_if_told()
         self._say(f"scored the model of {content.get('owner')} on {metrics['n']} test cases")
         found = {"dice": metrics["dice"], "hd95": metrics["hd95"], "cases": float(metrics["n"])}
         return {key: float(value) for key, value in found.items() if value is not None}
@@ -236,7 +239,7 @@ class SitePart:
     def _wait_if_told(self) -> None:
         """Stand still as long as it is paused, without consent, outside its hours, or the viewer computes."""
         phase = self.state.get("phase")
-        while why := why_wait(self.folder, data_folder(), self.hours):
+        while why := why_wait(self.folder, NVFLARE, data_folder(), self.hours):
             self._stop_if_told()
             self._phase(why)
             time.sleep(LOOK)

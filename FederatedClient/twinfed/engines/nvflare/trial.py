@@ -14,7 +14,7 @@ from typing import Any
 
 from twinfed.aggregator.accounts import NAME
 from twinfed.aggregator.store import Store
-from twinfed.client.controls import give_consent
+from twinfed.client.controls import NVFLARE, give_consent
 from twinfed.client.site_state import read_state
 from twinfed.engines.nvflare.job import ALLOWED, SITE_MODELS, Job, write_job
 from twinfed.engines.nvflare.job_federation import JobFederation
@@ -124,7 +124,7 @@ def _site_files(sites: Mapping[str, Path], chosen: SiteFile) -> dict[str, str]:
     """Write the sites' own settings below the chosen folder; the environment by which they are found."""
     chosen.folder.mkdir(parents=True)
     for name, cases in sites.items():
-        give_consent(chosen.folder / name, "twinfed nvflare try")
+        give_consent(chosen.folder / name, NVFLARE, "twinfed nvflare try")
         write_site_file(name, dataclasses.replace(chosen, folder=chosen.folder / name, cases=cases), chosen.folder)
     return {SITES_FOLDER: str(chosen.folder), "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
 
