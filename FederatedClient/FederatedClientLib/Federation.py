@@ -59,9 +59,10 @@ class Federation:
         self.site.start(self.settings)
         self.watch.look()
 
-    def agree(self) -> None:
-        """Give consent to what `controls.STATEMENT` says."""
-        controls.give_consent(self.folder, self.settings.address, "in Slicer")
+    def agree(self, sharesLocalModel: bool = False) -> None:
+        """Give consent to what `controls.STATEMENT` says, and to `controls.OWN_MODEL` or not."""
+        controls.withdraw_consent(self.folder)  # which may have been to more
+        controls.give_consent(self.folder, self.settings.address, "in Slicer", share_local_model=sharesLocalModel)
         self.watch.look()
 
     def disagree(self) -> None:

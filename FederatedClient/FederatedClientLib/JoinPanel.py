@@ -48,6 +48,7 @@ class JoinPanel:
         ui.folderPathLineEdit.connect("currentPathChanged(QString)", self._onFolder)
         ui.previewButton.connect("clicked(bool)", self._onPreview)
         ui.consentCheckBox.connect("clicked(bool)", self._onConsent)
+        ui.shareModelCheckBox.connect("clicked(bool)", self._onShareModel)
         federation.siteChanged.connect(self.showSettings)
         federation.watch.changed.connect(self._onSnapshot)
         self.showSettings()
@@ -67,6 +68,7 @@ class JoinPanel:
         self._ui.goesOnCheckBox.checked = settings.goesOn
         self._ui.folderPathLineEdit.currentPath = str(self._federation.folder)
         self._ui.tokenLineEdit.text = ""
+        self._ui.shareModelCheckBox.checked = False
         self._showToken()
         self._hidePreview()
         self._isUpdating = False
@@ -78,6 +80,7 @@ class JoinPanel:
         self._ui.goesOnCheckBox.enabled = not locked
         self._ui.consentCheckBox.checked = bool(snapshot.consent)
         if snapshot.consent:
+            self._ui.shareModelCheckBox.checked = snapshot.consent.shares_local_model
             text = _("Agreed on {when}, for {address}. Take the tick away to withdraw.").format(
                 when=snapshot.consent.when[:16].replace("T", " "), address=snapshot.consent.address
             )
@@ -144,6 +147,12 @@ class JoinPanel:
     def _onConsent(self, agreed: bool) -> None:
         with slicer.util.tryWithErrorDisplay(_("The consent could not be noted.")):
             if agreed:
-                self._federation.agree()
+                self._federation.agree(bool(self._ui.shareModelCheckBox.checked))
             else:
                 self._federation.disagree()
+
+    def _onShareModel(self, agreed: bool) -> None:
+        """Agreed to anew, with this or without; before the consent it is only chosen."""
+        if self._ui.consentCheckBox.checked:
+            with slicer.util.tryWithErrorDisplay(_("The consent could not be noted.")):
+                self._federation.agree(agreed)

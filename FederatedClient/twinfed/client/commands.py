@@ -48,6 +48,9 @@ def join(
     key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let the token cross a network in the clear.")] = False,
     consent: Annotated[bool, typer.Option("--consent", help="Give consent again after it was withdrawn.")] = False,
+    share_local_model: Annotated[
+        bool, typer.Option("--share-local-model", help="Let other hospitals get this site's own model (transfer).")
+    ] = False,
     parent: Annotated[int | None, typer.Option(help="Stop when this process is gone.")] = None,
     longest_poll: Annotated[float, typer.Option(help="Seconds between two questions at most.")] = 60.0,
     learning_rate: Annotated[float | None, typer.Option(help="Highest of each local training.")] = None,
@@ -74,7 +77,7 @@ def join(
         from twinfed.client.site_settings import SiteSettings
 
         server = Server(url, token, authority, certificate, key, insecure)
-        controls.tell(controls.STATEMENT)
+        controls.tell(f"{controls.STATEMENT}\n{controls.OWN_MODEL}" if share_local_model else controls.STATEMENT)
         settings = SiteSettings(
             server=server,
             folder=folder,
@@ -87,7 +90,12 @@ def join(
             twins=twins,
             low_priority=low_priority,
         )
-        run_site(settings, parent, agrees=consent or not controls.was_withdrawn(folder))
+
+        def agree() -> None:
+            if consent or not controls.was_withdrawn(folder):
+                controls.give_consent(folder, url, "twinfed join", share_local_model=share_local_model)
+
+        run_site(settings, parent, agree)
 
 
 def simulate(

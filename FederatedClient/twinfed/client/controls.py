@@ -26,7 +26,12 @@ STATEMENT = """\
 What is sent to the aggregator: the change of the model's weights after training here; the number of training cases, and
 for each label its share of labelled voxels; mean Dice and Hausdorff distance on this site's validation cases, before
 and after training; the site's token. What is never sent: images, label maps, names, numbers or dates of patients, file
-names. Consent can be withdrawn at any time; what was sent before stays in the models."""
+names. Who can learn from it: the aggregator's operator sees this site's own change. Other hospitals get the models that
+are made of all changes; where fewer than three sites send in a round, or share a model (strategies clustered and
+transfer), they can work out this site's own change from them. Consent can be withdrawn at any time; what was sent
+before stays in the models."""
+OWN_MODEL = "Besides: other hospitals may get this site's own model, where the federation's strategy is transfer."
+"""What is to be agreed to besides the statement, as that strategy hands a model on from site to site."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,11 @@ def tell(line: str) -> None:
 
 @dataclass(frozen=True)
 class Consent:
-    """What was agreed to: address: of the aggregator; when: in ISO 8601."""
+    """What was agreed to: address: of the aggregator; when: in ISO 8601; shares_local_model: `OWN_MODEL`, too."""
 
     address: str
     when: str
+    shares_local_model: bool
 
     def holds_for(self, address: str) -> bool:
         """Whether it is for this aggregator: it holds for one address."""
@@ -74,20 +80,22 @@ def read_consent(folder: Path) -> Consent | None:
     """The consent of a site's folder; None where there is none, or one that cannot be read."""
     try:
         content = json.loads((folder / CONSENT).read_text(encoding="utf-8"))
-        return Consent(str(content["address"]), str(content["when"]))
+        return Consent(str(content["address"]), str(content["when"]), content.get("share_local_model") is True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def give_consent(folder: Path, address: str, how: str) -> None:
-    """Note that the statement was agreed to for an aggregator, when and how, unless that is noted. One that was for
-    another aggregator is kept as a withdrawn one. Raises InputError for no room."""
+def give_consent(folder: Path, address: str, how: str, *, share_local_model: bool = False) -> None:
+    """Note that the statement was agreed to for an aggregator, when and how, unless that is noted; with
+    `share_local_model` `OWN_MODEL`, too. One that was for less, or for another aggregator, is kept as a withdrawn one.
+    Raises InputError for no room."""
     consent = read_consent(folder)
-    if consent is not None and consent.holds_for(address):
+    if consent is not None and consent.holds_for(address) and consent.shares_local_model >= share_local_model:
         return
     content = {
-        "statement": STATEMENT,
+        "statement": f"{STATEMENT}\n{OWN_MODEL}" if share_local_model else STATEMENT,
         "address": address.rstrip("/"),
+        "share_local_model": share_local_model,
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "how": how,
     }
@@ -106,7 +114,7 @@ def withdraw_consent(folder: Path) -> None:
     """From the next step, or piece of an upload, on nothing is trained or sent. The record of the consent is kept under
     another name."""
     if (folder / CONSENT).exists():
-        (folder / CONSENT).replace(folder / f"withdrawn-{int(time.time())}-{CONSENT}")
+        (folder / CONSENT).replace(folder / f"withdrawn-{time.time():.3f}-{CONSENT}")
 
 
 def was_withdrawn(folder: Path) -> bool:

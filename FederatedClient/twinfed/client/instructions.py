@@ -13,6 +13,8 @@ from twinfed.wire import Compression, InputError
 
 HASH = re.compile(r"[0-9a-f]{64}")
 MOST_EPOCHS = 10_000
+FEW_SITES = 3
+"""Below so many changes in a model each can be worked out by those who know the others."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,15 @@ class Instructions:
         if not believable:
             raise Unreachable("the answer is damaged (a value that cannot be)")
         return told
+
+
+def hands_models_on(agreed: Mapping[str, Any]) -> bool:
+    """Whether a federation gives one site's own model to the others: its strategy is transfer."""
+    strategy = agreed.get("strategy")
+    return isinstance(strategy, Mapping) and strategy.get("name") == "transfer"
+
+
+def has_few_sites(agreed: Mapping[str, Any]) -> bool:
+    """Whether a federation may make a model of so few changes that each can be worked out."""
+    quorum = agreed.get("quorum")
+    return not isinstance(quorum, int) or quorum < FEW_SITES

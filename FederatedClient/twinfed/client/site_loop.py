@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from twinfed.client.connection import Connection
-from twinfed.client.controls import tell, why_wait
+from twinfed.client.controls import read_consent, tell, why_wait
 from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped, Unreachable
-from twinfed.client.instructions import HASH, Instructions
+from twinfed.client.instructions import HASH, Instructions, hands_models_on, has_few_sites
 from twinfed.client.local_round import Residual, make_update, take_up
 from twinfed.client.site_settings import SiteSettings
 from twinfed.client.site_state import LATE, READY, REFUSED, SENT, SKIPPED, RoundEntry, SiteState
@@ -102,6 +102,7 @@ class SiteLoop:
         for entry in self.state.unsettled():
             if told.do != "train" or (entry.number, entry.base) != (told.round, told.base):
                 self._settle(entry)
+        self._check_may_share(told)
         if told.do == "train":
             self._take_part(told)
             return SOONEST
@@ -120,6 +121,8 @@ class SiteLoop:
         """Learn what the sites agreed on. Raises InputError for another federation or task than this folder's."""
         if self._agreed.get("name") != told.federation:
             self._agreed = self.connection.federation()
+            if has_few_sites(self._agreed):
+                self.say("info", "a round here may have fewer than three sites: they can work out each other's changes")
         name, task = self._agreed.get("name"), self._agreed.get("task")
         before = self.state.get("federation", name)
         if name != before:
@@ -130,6 +133,19 @@ class SiteLoop:
         if task != wanted:
             raise InputError(f"This aggregator is for the task {task}, not {wanted}. Check its address, or the task.")
         self.state.set(federation=name, task=task)
+
+    def _check_may_share(self, told: Instructions) -> None:
+        """Raises InputError, and skips the round, where other sites would get this site's own model, and nobody here
+        agreed to that."""
+        consent = read_consent(self.folder)
+        if told.do == "finished" or not hands_models_on(self._agreed) or (consent and consent.shares_local_model):
+            return
+        if told.do == "train":
+            self.connection.skip(told.round)
+        raise InputError(
+            "In this federation other hospitals get this site's own model (strategy transfer), and nobody agreed to "
+            "that here. Agree in Slicer, or join with --share-local-model."
+        )
 
     def _settle(self, entry: RoundEntry) -> None:
         """Learn whether an update was taken whose answer was lost: what it left out belongs to the next one."""

@@ -15,13 +15,14 @@ import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import filelock
 import psutil
 
-from twinfed.client.controls import STOP, give_consent, tell
+from twinfed.client.controls import STOP, tell
 from twinfed.client.site_state import SiteState
 from twinfed.errors import InputError
 
@@ -36,17 +37,17 @@ ROOM = 2.0
 """Seconds between two looks for room on the disk."""
 
 
-def run_site(settings: SiteSettings, parent: int | None = None, *, agrees: bool) -> None:
+def run_site(settings: SiteSettings, parent: int | None, agree: Callable[[], None]) -> None:
     """Take part until the federation is finished. SIGTERM, SIGINT, the stop file and the end of the process `parent`
-    end the process within two seconds, with exit code 0. `agrees`: who started it consents by that.
+    end the process within two seconds, with exit code 0. `agree` is called as soon as no other process
+    can run in the folder.
 
     Raises InputError where another process runs in the folder, or where the settings are wrong.
     """
     folder = settings.folder
     lock = locked(folder)
     try:
-        if agrees:
-            give_consent(folder, settings.server.url, "twinfed join")
+        agree()
         (folder / STOP).unlink(missing_ok=True)
         if settings.low_priority:
             lower_priority()

@@ -182,6 +182,19 @@ def test_a_consent_that_another_address_has_is_told_and_can_be_withdrawn(trial, 
     assert ui.addressLineEdit.text in ui.consentLabel.text
 
 
+def test_that_other_sites_get_its_own_model_is_agreed_to_besides(trial, until, snapshot):
+    ui = trial().ui
+    assert "fewer than three sites" in ui.statementLabel.text
+    ui.consentCheckBox.click()
+    until(lambda: snapshot().consent)
+    assert not snapshot().consent.shares_local_model
+
+    for shares in (True, False):
+        ui.shareModelCheckBox.click()
+        until(lambda: snapshot().consent and snapshot().consent.shares_local_model == shares)  # noqa: B023
+        assert ui.shareModelCheckBox.checked == shares
+
+
 @pytest.mark.parametrize(
     ("address", "token", "reason"),
     [

@@ -224,7 +224,7 @@ def join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
     def make(url: str, token: str, name: str, cases: Path | None = None, **options: Any) -> Site:
         folder = tmp_path / "folders" / name
-        give_consent(folder, url, "a test")
+        give_consent(folder, url, "a test", share_local_model=options.pop("shares", False))
         source = options.pop("source", None) or CaseSource(folder=cases)
         given = {"device": "cpu", "longest_poll": 0.1, "learning_rate": RATE, "data_folder": tmp_path / "home"}
         settings = SiteSettings(server=Server(url, token), folder=folder, source=source, **{**given, **options})

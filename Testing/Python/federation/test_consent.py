@@ -124,3 +124,45 @@ def test_joining_elsewhere_is_another_consent(
     assert process.wait(timeout=300) == 0
     record = json.loads((tmp_path / "site" / controls.CONSENT).read_text())
     assert (record["address"], record["how"]) == (there.url, "twinfed join")
+
+
+def test_its_own_model_goes_to_other_sites_only_where_that_was_agreed_to(
+    cohort: Path, aggregator: Any, join: Any, until: Any
+) -> None:
+    there = aggregator(sites=("SITE-01", "SITE-02"), rounds=1, quorum=1, strategy={"name": "transfer"})
+    there.federation.accounts.register("SITE-01", 3)  # it has taken part before, and it is its turn
+    until(lambda: "SITE-01" in there.federation.current()["invited"])
+
+    private = join(there.url, there.tokens["SITE-01"], "SITE-01", cohort / "SITE-01")
+    until(lambda: any("join with --share-local-model" in line for line in private.lines()))
+    open_ = join(there.url, there.tokens["SITE-02"], "SITE-02", cohort / "SITE-02", shares=True)
+    until(lambda: there.finished)
+
+    assert there.accepted() == ["SITE-02"]
+    assert private.facts()["rounds"] == []
+    until(lambda: open_.facts()["facts"]["phase"] == "finished")
+
+
+def test_to_share_the_own_model_is_agreed_to_besides_and_noted(tmp_path: Path) -> None:
+    controls.give_consent(tmp_path, "https://a.example", "in Slicer")
+    controls.give_consent(tmp_path, "https://a.example", "twinfed join", share_local_model=True)
+    controls.give_consent(tmp_path, "https://a.example", "twinfed join")  # started again without the word
+
+    record = json.loads((tmp_path / controls.CONSENT).read_text())
+    assert record["share_local_model"] is True
+    assert controls.OWN_MODEL in record["statement"]
+    assert len(list(tmp_path.glob("withdrawn-*"))) == 1
+
+
+def test_where_few_sites_are_enough_it_is_said(cohort: Path, aggregator: Any, join: Any, until: Any) -> None:
+    few = aggregator(sites=("SITE-01", "SITE-02"), quorum=2)
+    three = aggregator(sites=("SITE-01", "SITE-02", "SITE-03"), quorum=3)
+
+    sites = [
+        join(there.url, there.tokens["SITE-01"], name, cohort / "SITE-01")
+        for name, there in (("few", few), ("three", three))
+    ]
+    until(lambda: all(any("training on" in line for line in site.lines()) for site in sites))
+
+    told = [any("fewer than three sites" in line for line in site.lines()) for site in sites]
+    assert told == [True, False]

@@ -68,7 +68,8 @@ def site(
         )
         besides = SCORES + (OWN_MODEL if share_local_model else "")
         tell(f"{STATEMENT}\n{besides}")
-        give_consent(folder, NVFLARE, f"twinfed nvflare site {name}. {besides}")
+        how = f"twinfed nvflare site {name}. {besides}"
+        give_consent(folder, NVFLARE, how, share_local_model=share_local_model)
         print(f"{write_site_file(name, settings)}: written")
 
 

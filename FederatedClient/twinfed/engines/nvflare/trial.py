@@ -124,7 +124,8 @@ def _site_files(sites: Mapping[str, Path], chosen: SiteFile) -> dict[str, str]:
     """Write the sites' own settings below the chosen folder; the environment by which they are found."""
     chosen.folder.mkdir(parents=True)
     for name, cases in sites.items():
-        give_consent(chosen.folder / name, NVFLARE, "twinfed nvflare try")
+        how = "twinfed nvflare try"
+        give_consent(chosen.folder / name, NVFLARE, how, share_local_model=chosen.share_local_model)
         write_site_file(name, dataclasses.replace(chosen, folder=chosen.folder / name, cases=cases), chosen.folder)
     return {SITES_FOLDER: str(chosen.folder), "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
 
