@@ -20,6 +20,15 @@ def keep_out(accounts: Accounts, request: Request) -> Response | None:
     )
 
 
+def looking_site(accounts: Accounts, request: Request) -> str | None:
+    """The site that looks, by its token; None for whoever sits at this machine, who may see all sites.
+
+    Raises:
+        ValueError: neither.
+    """
+    return None if _comes_from_here(request) else _site_of(accounts, request)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or address leads to this very machine whoever asks."""
     try:
@@ -37,12 +46,19 @@ def _comes_from_here(request: Request) -> bool:
 
 
 def _shows_a_token(accounts: Accounts, request: Request) -> bool:
-    """A browser asks for a site's name and token, Prometheus sends the token."""
-    scheme, _, content = request.headers.get("authorization", "").partition(" ")
     try:
-        if scheme.lower() == "bearer":
-            return bool(accounts.recognise(content))
-        name, _, token = base64.b64decode(content).decode().partition(":")
-        return accounts.recognise(token) == name
-    except ValueError:  # a Refusal, or no base64, or no text
+        return bool(_site_of(accounts, request))
+    except ValueError:
         return False
+
+
+def _site_of(accounts: Accounts, request: Request) -> str:
+    """A browser asks for a site's name and token, Prometheus sends the token. Raises ValueError where neither is right:
+    a Refusal, or no base64, or no text."""
+    scheme, _, content = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return accounts.recognise(content)
+    name, _, token = base64.b64decode(content).decode().partition(":")
+    if accounts.recognise(token) != name:
+        raise ValueError("the name and the token are not of one site")
+    return name

@@ -17,34 +17,43 @@ COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#8e5aa8", "#b8860b", "#3d5a98", "#7
 MEGABYTE = 10**6
 
 
-def render_page(federation: Federation) -> str:
-    """The page at ``/``, as HTML."""
+def render_page(federation: Federation, site: str | None = None) -> str:
+    """The page at ``/``, as HTML, for a site: what it sent itself, and the federation's totals; None for the operator,
+    who sees each site's."""
     store, config, now = federation.store, federation.config, federation.store.now()
     rounds = store.rows("SELECT * FROM rounds ORDER BY number DESC")
     updates = store.rows("SELECT * FROM updates ORDER BY received DESC")
     traffic = store.rows("SELECT * FROM traffic")
     sites = federation.accounts.sites()
+    refused = [row for row in updates if row["state"] == "refused"]
     return _template().render(
         config=config,
         now=_moment(now),
         current=rounds[0],
         seconds_left=_span(max(0.0, rounds[0]["deadline"] - now)),
-        rounds=[_round(row, updates, traffic) for row in rounds[:50]],
+        site=site,
+        rounds=[_round(row, updates, traffic, site) for row in rounds[:50]],
         sites=[
             {
-                **site,
-                "seen": "never" if site["seen"] is None else f"{_span(now - site['seen'])} ago",
-                "up": sum(row["up"] for row in traffic if row["site"] == site["name"]) / MEGABYTE,
-                "down": sum(row["down"] for row in traffic if row["site"] == site["name"]) / MEGABYTE,
+                **one,
+                "seen": "never" if one["seen"] is None else f"{_span(now - one['seen'])} ago",
+                "up": sum(row["up"] for row in traffic if row["site"] == one["name"]) / MEGABYTE,
+                "down": sum(row["down"] for row in traffic if row["site"] == one["name"]) / MEGABYTE,
             }
-            for site in sites
+            for one in sites
+            if site in (None, one["name"])
         ],
-        refused=[{**row, "received": _moment(row["received"])} for row in updates if row["state"] == "refused"][:50],
-        chart=chart(_scores(updates), config.rounds),
+        count=len(sites),
+        cases=sum(one["samples"] or 0 for one in sites),
+        up=sum(row["up"] for row in traffic) / MEGABYTE,
+        down=sum(row["down"] for row in traffic) / MEGABYTE,
+        refused_count=len(refused),
+        refused=[{**row, "received": _moment(row["received"])} for row in refused if site in (None, row["site"])][:50],
+        chart=chart(_scores([row for row in updates if site in (None, row["site"])]), config.rounds),
     )
 
 
-def render_metrics(federation: Federation) -> str:
+def render_metrics(federation: Federation, site: str | None = None) -> str:
     """The same numbers in Prometheus' text format."""
     store = federation.store
     current = federation.current()
@@ -53,6 +62,8 @@ def render_metrics(federation: Federation) -> str:
     def add(name: str, kind: str, text: str, values: list[tuple[dict[str, Any], float]]) -> None:
         lines.extend([f"# HELP twinfed_{name} {text}", f"# TYPE twinfed_{name} {kind}"])
         for labels, value in values:
+            if site is not None and labels.get("site", site) != site:
+                continue
             shown = ",".join(f'{key}="{label}"' for key, label in labels.items())
             lines.append(f"twinfed_{name}{{{shown}}} {value:g}" if shown else f"twinfed_{name} {value:g}")
 
@@ -69,7 +80,7 @@ def render_metrics(federation: Federation) -> str:
     traffic = store.rows("SELECT site, SUM(up) AS up, SUM(down) AS down FROM traffic GROUP BY site")
     for key, text in (("up", "Bytes received from a site."), ("down", "Bytes sent to a site.")):
         add(f"bytes_{key}_total", "counter", text, [({"site": row["site"]}, row[key]) for row in traffic])
-    seen = [(site["name"], site["seen"]) for site in federation.accounts.sites() if site["seen"] is not None]
+    seen = [(one["name"], one["seen"]) for one in federation.accounts.sites() if one["seen"] is not None]
     add("site_seen_seconds", "gauge", "When a site was last seen.", [({"site": name}, value) for name, value in seen])
     last = store.row("SELECT weights FROM rounds WHERE weights IS NOT NULL ORDER BY number DESC LIMIT 1")
     weights = json.loads(last["weights"]) if last else {}
@@ -122,10 +133,14 @@ def _scores(updates: list[Any]) -> dict[str, list[tuple[int, float]]]:
     return scores
 
 
-def _round(row: Any, updates: list[Any], traffic: list[Any]) -> dict[str, Any]:
+def _round(row: Any, updates: list[Any], traffic: list[Any], site: str | None) -> dict[str, Any]:
     number = row["number"]
     weights = json.loads(row["weights"] or "{}")
     accepted = [one for one in updates if one["round"] == number and one["state"] == "accepted"]
+    shown = [one for one in sorted(accepted, key=lambda one: one["site"]) if site in (None, one["site"])]
+    models = json.loads(row["models"] or "{}")
+    if site is not None and len(models) > 1:  # another cluster's may be of one site alone
+        models = {one["cluster"]: models[one["cluster"]] for one in shown if one["cluster"] in models}
     return {
         "number": number,
         "state": row["state"],
@@ -133,7 +148,8 @@ def _round(row: Any, updates: list[Any], traffic: list[Any]) -> dict[str, Any]:
         "published": "" if row["published"] is None else _moment(row["published"]),
         "extended": row["extended"],
         "note": row["note"],
-        "models": json.loads(row["models"] or "{}"),
+        "models": models,
+        "accepted": len(accepted),
         "up": sum(one["up"] for one in traffic if one["round"] == number) / MEGABYTE,
         "down": sum(one["down"] for one in traffic if one["round"] == number) / MEGABYTE,
         "updates": [
@@ -145,7 +161,7 @@ def _round(row: Any, updates: list[Any], traffic: list[Any]) -> dict[str, Any]:
                 "cluster": one["cluster"],
                 **json.loads(one["report"]),
             }
-            for one in sorted(accepted, key=lambda one: one["site"])
+            for one in shown
         ],
     }
 

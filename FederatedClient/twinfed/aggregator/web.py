@@ -22,7 +22,8 @@ from starlette.concurrency import run_in_threadpool
 from twinfed import __version__
 from twinfed.wire import Refusal
 
-from .access import keep_out
+from .access import keep_out, looking_site
+from .accounts import Accounts
 from .answers import REFUSALS, add_error_answers
 from .intake import Intake
 from .page import render_metrics, render_page
@@ -103,12 +104,16 @@ def make_app(federation: Federation) -> FastAPI:
         """The federation to look at: rounds, sites, scores, bytes, weights, refused updates."""
         if answer := keep_out(federation.accounts, request):
             return answer
-        return HTMLResponse(render_page(federation), headers=NOT_SHOWN_ELSEWHERE)
+        return HTMLResponse(
+            render_page(federation, looking_site(federation.accounts, request)), headers=NOT_SHOWN_ELSEWHERE
+        )
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics(request: Request) -> Response:
         """The same in numbers, for Prometheus."""
-        return keep_out(federation.accounts, request) or PlainTextResponse(render_metrics(federation))
+        if answer := keep_out(federation.accounts, request):
+            return answer
+        return PlainTextResponse(render_metrics(federation, looking_site(federation.accounts, request)))
 
     @app.get("/api/v1/federation")
     def describe(_: Site) -> dict[str, Any]:

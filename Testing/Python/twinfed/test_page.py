@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from fastapi.testclient import TestClient
+
+from twinfed.wire import Report
 
 Make = Callable[..., Any]
 
@@ -38,3 +41,28 @@ def test_hostile_text_does_not_become_markup(web: Make) -> None:
 
     assert one.refused(one.send("s1", path)) == "wrong-federation"
     assert "<script" not in one.client.get("/").text
+
+
+def test_a_site_is_shown_its_own_rows_and_totals(web: Make) -> None:
+    one = web(rounds=2)
+    bad = one.room.update("s2", 9, {name: np.full_like(a, np.nan) for name, a in one.room.model(1).items()})
+    one.send("s2", bad)
+    for seed, (site, distance) in enumerate((("s1", 11.5), ("s2", 22.5)), start=1):
+        one.send(site, one.room.update(site, seed, report=Report(samples=10, dice_before=0.4, hd95_after=distance)))
+    elsewhere = TestClient(one.client.app, base_url="http://127.0.0.1:8600", client=("192.0.2.1", 50000))
+
+    of_site = elsewhere.get("/", auth=("s1", one.tokens["s1"])).text
+    of_operator = one.client.get("/").text
+
+    for text in ("s2", "22.5 mm", "not-finite"):
+        assert text in of_operator
+        assert text not in of_site
+    assert "11.5 mm" in of_site
+    assert (of_operator.count("<circle"), of_site.count("<circle")) == (2, 1)
+    assert re.search(r"All 3 sites</td><td></td><td class=.n.>30</td>", of_site)
+    assert "2 updates in all" in of_site
+    assert "<b>2 of 3</b>" in of_site
+    metrics = elsewhere.get("/metrics", headers=one.headers("s1")).text
+    assert 'site="s1"' in metrics
+    assert 'site="s2"' not in metrics
+    assert 'site="s2"' in one.client.get("/metrics").text
