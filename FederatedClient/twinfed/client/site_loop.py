@@ -218,16 +218,28 @@ class SiteLoop:
             model,
             update,
             residual,
-            how=lambda: self._compression(told, told.seconds_left - (time.monotonic() - self._asked)),
+            how=lambda: self._compression(told),
             most_samples=self._registered,
         )
         self.state.made(told.round, told.base, hash_file(update), update.stat().st_size, report)
 
-    def _compression(self, told: Instructions, seconds_left: float) -> Compression:
+    def _seconds_left(self, told: Instructions) -> float | None:
+        """Of a round, asked anew: it may have been extended while the site trained. None where nobody knows, and where
+        the round is over: that is told when the update is offered, before any of it is sent."""
+        try:
+            now = self.connection.now()
+        except (Unreachable, Refusal):
+            left = told.seconds_left - (time.monotonic() - self._asked)
+            return left if left > 0 else None
+        return now.seconds_left if (now.round, now.base) == (told.round, told.base) else None
+
+    def _compression(self, told: Instructions) -> Compression:
         """What the federation asks for, or what the line carries in the time that is left."""
+        if (seconds_left := self._seconds_left(told)) is None:
+            return told.upload
         parameters = sum(math.prod(shape) for shape in (self._agreed.get("shapes") or {}).values())
         speed = self.connection.bytes_per_second
-        how = choose_compression(told.upload, parameters, speed, max(0.0, seconds_left))
+        how = choose_compression(told.upload, parameters, speed, seconds_left)
         if how != told.upload:
             line = f"the line carries {(speed or 0) / 1000:.0f} kB/s"
             self.say("info", f"{line}: {how.keep:.0%} of the update is sent, in {how.bits}-bit numbers")

@@ -256,3 +256,53 @@ def test_a_slow_line_gets_a_smaller_update(cohort: Path, aggregator: Any, join: 
     assert any("of the update is sent, in" in text for text in site.lines())
     row = there.store.row("SELECT bytes FROM updates")
     assert row["bytes"] < 0.7 * there.final_model().stat().st_size
+
+
+def paused_in_training(site: Any, until: Any) -> None:
+    until(lambda: site.facts()["facts"].get("phase") == "training" and site.facts()["facts"].get("progress"))
+    (site.folder / controls.PAUSE).touch()
+    until(lambda: site.facts()["facts"]["phase"] == "paused")
+
+
+def test_a_training_that_outlasts_the_deadline_has_the_time_by_which_the_round_was_extended(
+    cohort: Path, aggregator: Any, join: Any, until: Any, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinfed.client.site_loop.TELL_PROGRESS", 0.05)
+    there = aggregator(sites=("SITE-01",), rounds=1, epochs=20, deadline_minutes=0.1)
+
+    def fault(piece: bytes, up: bool) -> bytes:
+        time.sleep(len(piece) / 10_000)
+        return piece
+
+    site = join(proxy(there.url, fault=fault).url, there.tokens["SITE-01"], "SITE-01", cohort / "SITE-01")
+    paused_in_training(site, until)
+    until(lambda: there.federation.current()["extended"])
+    with there.store.transaction() as db:
+        db.execute("UPDATE rounds SET deadline = ?", (time.time() + 3600,))
+    (site.folder / controls.PAUSE).unlink()
+    until(lambda: there.finished)
+
+    assert not any("of the update is sent, in" in text for text in site.lines())
+    assert there.store.row("SELECT bytes FROM updates")["bytes"] > 0.9 * there.final_model().stat().st_size
+
+
+def test_nothing_of_an_update_is_sent_whose_round_ended_during_the_training(
+    cohort: Path, aggregator: Any, join: Any, until: Any, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinfed.client.site_loop.TELL_PROGRESS", 0.05)
+    there = aggregator(sites=("SITE-01", "SITE-02"), rounds=2, quorum=1, epochs=20)
+    line = proxy(there.url)
+    site = join(line.url, there.tokens["SITE-01"], "SITE-01", cohort / "SITE-01")
+    paused_in_training(site, until)
+    other = join(there.url, there.tokens["SITE-02"], "SITE-02", cohort / "SITE-02")
+    until(lambda: there.accepted(1))
+    other.end()
+
+    with there.store.transaction() as db:  # the deadline passes
+        db.execute("UPDATE rounds SET deadline = 0 WHERE number = 1")
+    until(lambda: there.round == 2)
+    (site.folder / controls.PAUSE).unlink()
+    until(lambda: there.accepted(2))
+
+    assert site.facts()["rounds"][0]["phase"] == "late"
+    assert b"PUT /api/v1/rounds/1/" not in line.sent
