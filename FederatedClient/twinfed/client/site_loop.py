@@ -156,7 +156,25 @@ class SiteLoop:
         except Refusal as refusal:
             if refusal.code in WAIT_AND_SEE:
                 raise
-            self._end(entry.number, entry.base, LATE, f"round {entry.number}: not taken. {refusal}")
+            phase, words = self._refused(entry.number, refusal)
+            self._end(entry.number, entry.base, SENT if phase == SENT else LATE, words)
+
+    def _refused(self, number: int, refusal: Refusal) -> tuple[str, str]:
+        """How a round ends for this site whose update was refused, and the words for it."""
+        if refusal.code != "second-update":
+            return LATE if refusal.code in NOT_NOW else REFUSED, f"round {number}: not taken. {refusal}"
+        if any(self._was_taken(number, digest) for digest in self.state.offered(number)):
+            return SENT, f"round {number}: sent"  # an earlier form of the same, whose answer was lost
+        who = "another process sent an update under this site's token"
+        return LATE, f"round {number}: not taken, as {who}. Give each computer a token of its own"
+
+    def _was_taken(self, number: int, digest: str) -> bool:
+        try:
+            return self.connection.was_taken(number, digest)
+        except Refusal as refusal:
+            if refusal.code in WAIT_AND_SEE:
+                raise
+            return False
 
     def _take_part(self, told: Instructions) -> None:
         """Make the update of the round, unless it is there, and send it."""
@@ -251,6 +269,7 @@ class SiteLoop:
         assert entry is not None
         assert entry.hash is not None
         chunk = int(float((self._agreed.get("limits") or {}).get("chunk_mb", 1)) * 10**6)
+        self.state.offer(told.round, entry.hash)
         phase, words = SENT, f"round {told.round}: sent, {update.stat().st_size / 1000:.0f} kB"
         try:
             self.connection.upload(told.round, update, entry.hash, chunk)
@@ -260,9 +279,7 @@ class SiteLoop:
                 self._prepare(told)
             if refusal.code in WAIT_AND_SEE:
                 raise
-            if refusal.code != "second-update":  # that one: an earlier form of the same is in
-                phase = LATE if refusal.code in NOT_NOW else REFUSED
-                words = f"round {told.round}: not taken. {refusal}"
+            phase, words = self._refused(told.round, refusal)
         self._end(told.round, told.base, phase, words)
         if phase == REFUSED:
             self.connection.skip(told.round)

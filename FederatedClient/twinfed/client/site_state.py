@@ -113,6 +113,15 @@ class SiteState:
             (READY, digest, size, json.dumps(report.to_dict()), number, base),
         )
 
+    def offer(self, number: int, digest: str) -> None:
+        """An update of a round is about to be sent; those of other rounds are forgotten."""
+        self.set(offered={"round": number, "hashes": sorted({*self.offered(number), digest})})
+
+    def offered(self, number: int) -> list[str]:
+        """Hashes of the updates that this folder began to send for a round: more than one where it was made anew."""
+        before = self.get("offered", {})
+        return list(before["hashes"]) if before.get("round") == number else []
+
     def end(self, number: int, base: str, phase: str, **facts: Any) -> None:
         """The site is through with a round (sent, late, refused, skipped); facts are stored in the same stroke."""
         self._db.execute("BEGIN")

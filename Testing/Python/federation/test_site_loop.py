@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,14 @@ import pytest
 from twinfed.aggregator.verify import faults
 from twinfed.client import controls
 from twinfed.client.case_source import CaseSource
+from twinfed.client.connection import Connection, Server
+from twinfed.client.errors import Unreachable
+from twinfed.client.instructions import Instructions
+from twinfed.client.site_loop import SiteLoop
+from twinfed.client.site_settings import SiteSettings
+from twinfed.client.site_state import read_state
 from twinfed.errors import InputError
-from twinfed.wire import ArrayTensors, write_model
+from twinfed.wire import ArrayTensors, hash_file, write_model
 from twinseg.case_queue import CaseQueue
 from twinseg.tasks import Task
 from twinseg.volumes import read_image
@@ -306,3 +314,63 @@ def test_nothing_of_an_update_is_sent_whose_round_ended_during_the_training(
 
     assert site.facts()["rounds"][0]["phase"] == "late"
     assert b"PUT /api/v1/rounds/1/" not in line.sent
+
+
+def test_an_update_that_another_process_sent_under_the_same_token_is_not_taken_for_the_own(
+    cohort: Path, aggregator: Any, join: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinfed.client.site_loop.TELL_PROGRESS", 0.05)
+    there = aggregator(sites=("SITE-01", "SITE-02"), rounds=1, epochs=20)
+    second = join(there.url, there.tokens["SITE-01"], "second computer", cohort / "SITE-02")
+    paused_in_training(second, until)
+    first = join(there.url, there.tokens["SITE-01"], "first computer", cohort / "SITE-01")
+    until(lambda: there.accepted())
+    first.end()
+
+    (second.folder / controls.PAUSE).unlink()
+    row = until(lambda: next((row for row in second.facts()["rounds"] if row["ended"]), None))
+
+    assert row["phase"] == "late"
+    assert any("another process sent an update under this site's token" in line for line in second.lines())
+    assert second.facts()["facts"].get("residual") is None
+
+
+def test_an_earlier_form_of_an_update_that_was_taken_after_all_counts_as_sent(
+    tmp_path: Path, cohort: Path, fill: Any, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = aggregator(sites=("SITE-01", "SITE-02"), rounds=1)
+    queue = CaseQueue(tmp_path / "home" / "cases")
+    names = fill(queue.folder, "SITE-01")
+    controls.give_consent(tmp_path / "site", there.url, "a test")
+    settings = SiteSettings(
+        server=Server(there.url, there.tokens["SITE-01"]),
+        folder=tmp_path / "site",
+        source=CaseSource(queue=queue.folder),
+        device="cpu",
+        data_folder=tmp_path / "home",
+    )
+    loop = SiteLoop(settings, threading.Event())
+    send, ask, first = Connection.upload, Connection.now, Path(tmp_path / "first.safetensors")
+
+    def cut(self: Connection, number: int, path: Path, digest: str, largest_piece: int) -> None:
+        shutil.copy(path, first)
+        raise Unreachable("the line was cut")
+
+    def late(self: Connection) -> Instructions:
+        told = ask(self)
+        send(self, 1, first, hash_file(first), 10**6)  # what was under way arrives after the question
+        queue.withdraw(names[0], "the patient objects")  # so that the update is made anew
+        monkeypatch.setattr(Connection, "now", ask)
+        return told
+
+    monkeypatch.setattr(Connection, "upload", cut)
+    with pytest.raises(Unreachable):
+        loop._step()
+    monkeypatch.setattr(Connection, "upload", send)
+    monkeypatch.setattr(Connection, "now", late)
+    loop._step()
+
+    (row,) = read_state(tmp_path / "site")["rounds"]
+    assert row["phase"] == "sent"
+    assert row["hash"] != there.store.row("SELECT hash FROM updates")["hash"] == hash_file(first)
+    loop.state.close()
