@@ -13,7 +13,6 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from twinfed.client.connection import Connection
 from twinfed.client.controls import read_consent, tell, why_wait
 from twinfed.client.errors import INPUT_ERRORS, Changed, Stopped, Unreachable
 from twinfed.client.instructions import HASH, Instructions, hands_models_on, has_few_sites
+from twinfed.client.library_warnings import warnings_told
 from twinfed.client.local_round import Residual, make_update, take_up
 from twinfed.client.site_settings import SiteSettings
 from twinfed.client.site_state import LATE, READY, REFUSED, SENT, SKIPPED, RoundEntry, SiteState
@@ -69,7 +69,7 @@ class SiteLoop:
     def run(self) -> bool:
         """True when all rounds are over, False when told to stop."""
         failures = 0
-        with self._warnings_in_log():
+        with warnings_told(self._warn):
             while not self.stop.is_set():
                 moved = self._moved
                 try:
@@ -407,26 +407,3 @@ class SiteLoop:
         self._moved += up + (down if down > 2**14 else 0)  # an answer that came is no progress yet
         with contextlib.suppress(sqlite3.OperationalError):
             self.state.count(self._round, up, down)
-
-    @contextlib.contextmanager
-    def _warnings_in_log(self) -> Any:
-        """What the libraries warn of, such as an image that has vanished, is said, too."""
-        handler = _Warnings(self._warn)
-        names = ("twinseg", "twinfed.client")
-        for name in names:
-            logging.getLogger(name).addHandler(handler)
-        try:
-            yield
-        finally:
-            for name in names:
-                logging.getLogger(name).removeHandler(handler)
-
-
-class _Warnings(logging.Handler):
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._warn = warn
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info is None:
-            self._warn(record.getMessage())
