@@ -18,6 +18,7 @@ from twinfed.client.errors import Stopped
 from twinfed.client.initial_model import task_of, write_initial_model
 from twinfed.client.simulated_site import phantom_sites
 from twinfed.client.site_state import read_state
+from twinfed.client.site_trainer import SiteTrainer
 from twinfed.client.site_twin import first_offer
 from twinfed.engines.nvflare import site_part as room
 from twinfed.engines.nvflare.exchange import told, write_text
@@ -193,6 +194,29 @@ def test_without_consent_a_site_does_not_take_part(job: Job, site: Callable[...,
 
     with pytest.raises(InputError, match="no consent was given"):
         part.register(message(federation))
+
+
+def test_an_update_is_not_handed_on_where_the_consent_was_withdrawn_while_it_was_scored(
+    job: Job, site: Callable[..., SitePart], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, folder = SiteTrainer.evaluate, tmp_path / "SITE-01"
+
+    def withdrawn_meanwhile(self: SiteTrainer, data: Any, extra: Any = None) -> Any:
+        if not data.weights:  # after the training
+            withdraw_consent(folder)
+            threading.Timer(1.0, (folder / STOP).touch).start()
+        return evaluate(self, data, extra)
+
+    monkeypatch.setattr(SiteTrainer, "evaluate", withdrawn_meanwhile)
+    federation, part = JobFederation(tmp_path / "federation", job.federation), site()
+    federation.register("SITE-01", part.register(message(federation)))
+
+    with pytest.raises(Stopped):
+        part.train(message(federation), federation.model(), "differences")
+
+    state = read_state(folder)
+    assert state["facts"]["phase"] == "without consent"
+    assert [row["phase"] for row in state["rounds"]] == ["training"]
 
 
 def test_the_final_model_and_its_twin_are_offered_to_the_viewer(
