@@ -22,11 +22,11 @@ class BackgroundTask:
     def __init__(
         self, function: Callable[[], Any], onDone: Callable[[Any], None], onError: Callable[[Exception], None]
     ) -> None:
-        self._function = function
-        self._onDone, self._onError = onDone, onError
+        self._callbacks: tuple[Callable[[Any], None], Callable[[Exception], None]] | None = (onDone, onError)
         self._result: Any = None
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="TwinSegSlicer", daemon=True)
+        # Handed over as an argument, as a thread lets go of its arguments at its end.
+        self._thread = threading.Thread(target=self._run, args=(function,), name="TwinSegSlicer", daemon=True)
         self._timer = qt.QTimer()
         self._timer.setInterval(INTERVAL_MS)
         self._timer.connect("timeout()", self._check)
@@ -35,22 +35,32 @@ class BackgroundTask:
 
     def abandon(self, then: Callable[[], None] | None = None) -> None:
         """Let the thread come to its end and tell nobody; `then()` is called after that, in another thread."""
-        self._timer.stop()
+        self._release()
         if then is not None:
             threading.Thread(target=lambda: (self._thread.join(), then()), name="TwinSegSlicer", daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, function: Callable[[], Any]) -> None:
         try:
-            self._result = self._function()
+            self._result = function()
         except Exception as error:  # handed to onError, whatever it is
             self._error = error
 
     def _check(self) -> None:
         self._thread.join(HANDOVER_SECONDS)
-        if self._thread.is_alive():
+        if self._thread.is_alive() or self._callbacks is None:
             return
-        self._timer.stop()
-        if self._error is not None:
-            self._onError(self._error)
+        (onDone, onError), result, error = self._callbacks, self._result, self._error
+        self._release()
+        if error is not None:
+            onError(error)
         else:
-            self._onDone(self._result)
+            onDone(result)
+
+    def _release(self) -> None:
+        """Let go of everything. The timer's connection would keep this object for good, as PythonQt owns its part of
+        the circle; the timer goes later, as this may be called by it."""
+        if self._callbacks is None:
+            return
+        self._callbacks = self._result = self._error = None
+        self._timer.stop()
+        self._timer.deleteLater()
