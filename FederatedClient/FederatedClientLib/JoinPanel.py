@@ -42,6 +42,7 @@ class JoinPanel:
             edit.connect("editingFinished()", self._onEdited)
         for path in self._paths.values():
             path.connect("currentPathChanged(QString)", self._onEdited)
+            path.connect("validInputChanged(bool)", self._onEdited)  # an emptied field tells only this
         ui.deviceComboBox.connect("currentIndexChanged(int)", self._onEdited)
         ui.goesOnCheckBox.connect("toggled(bool)", self._onEdited)
         ui.tokenLineEdit.connect("editingFinished()", self._onToken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 from typing import Any
 
 from PySide6 import QtCore, QtWidgets
@@ -10,6 +10,7 @@ from PySide6 import QtCore, QtWidgets
 from .widget_api import implements, interface
 
 MAXIMUM_HISTORY = 20  # paths that ctkPathLineEdit keeps in the settings
+EXTENSION = re.compile(r"\*\.(\w+)")  # in a name filter
 
 
 @implements
@@ -22,8 +23,10 @@ class ctkPathLineEdit(interface("ctkPathLineEdit", showBrowseButton=True, showHi
         self.store("filters", self.Files | self.NoDot | self.NoDotDot | self.AllEntries)
         self._combo_box = QtWidgets.QComboBox(self)
         self._combo_box.setEditable(True)
+        self._combo_box.setInsertPolicy(QtWidgets.QComboBox.InsertPolicy.NoInsert)
         self._combo_box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
-        self._combo_box.editTextChanged.connect(lambda text: self.setCurrentPath(text))
+        self._is_valid = False
+        self._combo_box.lineEdit().textChanged.connect(lambda text: self._on_text(text))
         self._button = QtWidgets.QToolButton(self)
         self._button.setText("...")
         self._button.clicked.connect(lambda: self.browse())
@@ -37,19 +40,23 @@ class ctkPathLineEdit(interface("ctkPathLineEdit", showBrowseButton=True, showHi
         return self._combo_box
 
     def setCurrentPath(self, path: Any) -> None:
-        """The path, as text; a path of another system's style is taken as it is."""
-        path = str(path)
-        was_valid = self._is_valid(self.currentPath)
-        if self.store("currentPath", path):
-            self._combo_box.setEditText(path)
-            if self._is_valid(path) != was_valid:
-                self.validInputChanged.emit(not was_valid)
+        """The path, as text; a path of another system's style is taken as it is. The cursor goes to its end."""
+        self._combo_box.lineEdit().setText(str(path))
 
-    def _is_valid(self, path: str) -> bool:
-        if not path:
-            return False
-        wants_folder = self.filters & self.Dirs and not self.filters & self.Files
-        return Path(path).is_dir() if wants_folder else Path(path).exists() or bool(self.filters & self.Writable)
+    def _on_text(self, text: str) -> None:
+        """CTK's rule: a text that is not acceptable, such as an empty one, is no new path, only no valid one."""
+        was_valid, self._is_valid = self._is_valid, self._is_acceptable(text)
+        self.__dict__.setdefault("_values", {})["currentPath"] = text
+        if self._is_valid:
+            self.currentPathChanged.emit(text)
+        if self._is_valid != was_valid:
+            self.validInputChanged.emit(self._is_valid)
+
+    def _is_acceptable(self, text: str) -> bool:
+        """Whether the text ends as the name filters say; without them, whether there is one. The disk is not asked."""
+        extensions = EXTENSION.findall(" ".join(self.nameFilters))
+        pattern = "|".join(rf".*\.{extension}?" for extension in extensions)  # with CTK's own question mark
+        return re.fullmatch(pattern or ".+", text) is not None
 
     def browse(self) -> None:
         """Ask with Qt's file dialog; nothing changes when the user cancels."""
@@ -78,15 +85,14 @@ class ctkPathLineEdit(interface("ctkPathLineEdit", showBrowseButton=True, showHi
         self.retrieveHistory()
 
     def retrieveHistory(self) -> None:
-        """Fill the list from the settings."""
-        history = self._history() if self.settingKey else []
-        self._combo_box.blockSignals(True)
+        """Fill the list from the settings; as in CTK, nobody is told of a path that is taken from there."""
+        path = self.currentPath
+        was_blocked = self.blockSignals(True)
         self._combo_box.clear()
-        self._combo_box.addItems(history)
-        self._combo_box.setEditText(self.currentPath)
-        self._combo_box.blockSignals(False)
-        if history and not self.currentPath:
-            self.setCurrentPath(history[0])
+        self._combo_box.addItems(self._history() if self.settingKey else [])
+        if path:
+            self.setCurrentPath(path)
+        self.blockSignals(was_blocked)
 
     def setShowBrowseButton(self, show: bool) -> None:
         """Show or hide the button beside the path."""

@@ -206,7 +206,8 @@ class BatchPanel:
         layout.addRow(buttons)
         layout.addRow(self.statusLabel)
         self.sourceSelector.connect("currentIndexChanged(int)", lambda _index: self._onSource())
-        self.folderEdit.connect("currentPathChanged(QString)", lambda _path: self._fill([]))
+        for signal in ("currentPathChanged(QString)", "validInputChanged(bool)"):  # the second one: it was emptied
+            self.folderEdit.connect(signal, lambda _value: self._fill([]))
         self.browserSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._fill([]))
         self.findButton.connect("clicked(bool)", lambda _checked=False: self.findCases())
         self.startButton.connect("clicked(bool)", lambda _checked=False: self.start())

@@ -91,6 +91,18 @@ def test_what_is_chosen_is_kept_in_the_sites_folder(module, tmp_path):
     assert str(os.getpid()) in JoinSettings().words(tmp_path)
 
 
+def test_a_folder_of_cases_that_was_taken_away_is_not_trained_on(module):
+    edit, federation = module.ui.casesPathLineEdit, module.logic.federation
+    edit.currentPath = "/data"
+    assert federation.settings.cases == "/data"
+
+    for typed in ("/dat", "/da", "/d", "/", ""):  # Backspace
+        edit.currentPath = typed
+
+    assert federation.settings.cases == ""
+    assert "--data" not in federation.settings.words(federation.folder)
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"address": 7, "hours": "20-6", "unknown": 1}', "\x00"])
 def test_damaged_settings_are_as_new_ones(module, tmp_path, content):
     from FederatedClientLib.JoinSettings import JoinSettings

@@ -260,6 +260,19 @@ def test_a_folder_without_cases_is_refused_with_the_reason(panel, tmp_path):
     assert "there is no image in it" in panel.statusLabel.text
 
 
+def test_the_cases_of_a_folder_that_was_taken_away_are_no_longer_offered(panel, patients, tmp_path):
+    write_patient(tmp_path / "A1", patients[0])
+    panel.sourceSelector.currentIndex = 1
+    panel.folderEdit.currentPath = str(tmp_path)
+    panel.findButton.click()
+    assert names(panel) == ["A1"]
+
+    panel.folderEdit.currentPath = ""
+
+    assert names(panel) == []
+    assert not panel.startButton.enabled
+
+
 def test_volumes_that_are_gone_fail_their_row_only(slicer_host, panel, patients):
     import slicer
 

@@ -77,10 +77,37 @@ def test_a_path_edit_tells_its_path_and_whether_it_is_valid(ctk, tmp_path):
     paths, valid = [], []
     edit.connect("currentPathChanged(QString)", paths.append)
     edit.validInputChanged.connect(valid.append)
+
     edit.currentPath = str(tmp_path)
     edit.currentPath = str(tmp_path / "missing")
+    edit.currentPath = ""  # which is told by the other signal only
+
     assert paths == [str(tmp_path), str(tmp_path / "missing")]
     assert valid == [True, False]
+    assert edit.currentPath == ""
+
+
+def test_a_path_edit_takes_names_that_its_filters_allow(ctk):
+    edit = ctk.ctkPathLineEdit()
+    edit.nameFilters = ["Images (*.png *.jpg)"]
+    paths = []
+    edit.connect("currentPathChanged(QString)", paths.append)
+
+    for path in ("/a/b.png", "/a/b.txt", "/a/c.jpg"):
+        edit.currentPath = path
+
+    assert paths == ["/a/b.png", "/a/c.jpg"]
+
+
+def test_setting_the_path_anew_moves_the_cursor_to_its_end(ctk):
+    edit = ctk.ctkPathLineEdit()
+    edit.currentPath = "/data"
+    line = edit.comboBox().lineEdit()
+    line.cursorPosition = 1
+
+    edit.currentPath = "/data"
+
+    assert line.cursorPosition == 5
 
 
 def test_a_path_edit_remembers_its_history(ctk):
