@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -18,6 +19,7 @@ from .JoinSettings import TOKEN
 from .Preview import Preview, makePreview
 from .SiteWatch import Snapshot
 
+TYPING_MS = 500  # a pause in typing that is this long ends it
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 
 
@@ -46,6 +48,10 @@ class JoinPanel:
         ui.deviceComboBox.connect("currentIndexChanged(int)", self._onEdited)
         ui.goesOnCheckBox.connect("toggled(bool)", self._onEdited)
         ui.tokenLineEdit.connect("editingFinished()", self._onToken)
+        self._typing = qt.QTimer(ui.folderPathLineEdit)  # whose child it is: it ends with the panel
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(TYPING_MS)
+        self._typing.connect("timeout()", self._takeFolder)
         ui.folderPathLineEdit.connect("currentPathChanged(QString)", self._onFolder)
         ui.previewButton.connect("clicked(bool)", self._onPreview)
         ui.consentCheckBox.connect("clicked(bool)", self._onConsent)
@@ -62,12 +68,14 @@ class JoinPanel:
         for name, edit in self._texts.items():
             edit.text = getattr(settings, name)
         for name, path in self._paths.items():
-            path.currentPath = getattr(settings, name)
+            if path.currentPath != getattr(settings, name):  # even the same text would move the cursor
+                path.currentPath = getattr(settings, name)
         if self._ui.deviceComboBox.findText(settings.device) < 0:
             self._ui.deviceComboBox.addItem(settings.device)
         self._ui.deviceComboBox.setCurrentText(settings.device)
         self._ui.goesOnCheckBox.checked = settings.goesOn
-        self._ui.folderPathLineEdit.currentPath = str(self._federation.folder)
+        if Path(self._ui.folderPathLineEdit.currentPath) != self._federation.folder:
+            self._ui.folderPathLineEdit.currentPath = str(self._federation.folder)
         self._ui.tokenLineEdit.text = ""
         self._ui.shareModelCheckBox.checked = False
         self._showToken()
@@ -112,8 +120,12 @@ class JoinPanel:
         text = _("kept; paste another one to replace it") if there else _("paste what twinfed site add printed")
         self._ui.tokenLineEdit.placeholderText = text
 
-    def _onFolder(self, path: str) -> None:
-        if not self._isUpdating and path:
+    def _onFolder(self) -> None:
+        if not self._isUpdating:
+            self._typing.start()  # anew with each key
+
+    def _takeFolder(self) -> None:
+        if path := self._ui.folderPathLineEdit.currentPath:
             self._federation.setFolder(Path(path))
 
     def _onPreview(self) -> None:

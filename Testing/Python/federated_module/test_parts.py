@@ -103,6 +103,25 @@ def test_a_folder_of_cases_that_was_taken_away_is_not_trained_on(module):
     assert "--data" not in federation.settings.words(federation.folder)
 
 
+def test_the_sites_folder_is_taken_when_its_name_is_typed(slicer_host, module, until, tmp_path):
+    edit, federation = module.ui.folderPathLineEdit, module.logic.federation
+    edit.currentPath = f"{tmp_path}/site"
+    until(lambda: federation.folder == tmp_path / "site")
+    folders = []
+    federation.siteChanged.connect(lambda: folders.append(federation.folder))
+    line = edit.comboBox().lineEdit()
+    line.cursorPosition = len(f"{tmp_path}/")
+
+    for key in "second ":
+        line.insert(key)
+        slicer_host.process_events()
+    until(lambda: folders)
+
+    assert edit.currentPath == f"{tmp_path}/second site"
+    assert folders == [tmp_path / "second site"]
+    assert line.cursorPosition == len(f"{tmp_path}/second ")
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"address": 7, "hours": "20-6", "unknown": 1}', "\x00"])
 def test_damaged_settings_are_as_new_ones(module, tmp_path, content):
     from FederatedClientLib.JoinSettings import JoinSettings
