@@ -256,7 +256,10 @@ def _predicted(node: Any, grid: NodeImage) -> NDArray[Any] | None:
     kept = node.GetNodeReference(MODEL_LABELS)
     if kept is None or kept.GetImageData() is None:
         return None
-    return resample_to(Volume(labelArray(kept).T, localMatrix(kept)), grid.localMatrix, grid.shape, "nearest").array.T
+    drawn = labelArray(kept)
+    if drawn.shape == grid.array.shape:  # made on these voxels; its own place is wrong once a transform was hardened
+        return drawn
+    return resample_to(Volume(drawn.T, localMatrix(kept)), grid.localMatrix, grid.shape, "nearest").array.T
 
 
 def _checkRegions(node: Any, grid: NodeImage, task: Task, labels: NDArray[Any], predicted: NDArray[Any] | None) -> None:

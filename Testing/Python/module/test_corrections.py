@@ -166,6 +166,36 @@ def test_what_is_no_correction_is_refused_with_the_reason(slicer_host, add_resul
     assert node.GetAttribute("TwinSeg.Submitted") is None
 
 
+def shifted() -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[0, 3] = 2.5
+    return matrix
+
+
+def turned() -> np.ndarray:
+    return np.array([[0, -1, 0, 3], [1, 0, 0, 5], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+
+
+@pytest.mark.parametrize("matrix", [shifted(), turned()], ids=["shift", "turn"])
+def test_a_hardened_transform_makes_no_correction_and_hides_none(slicer_host, add_result, submit, matrix):
+    import slicer
+
+    node = add_result()
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    for moved_node in (node, image(node)):
+        moved_node.SetAndObserveTransformNodeID(transform.GetID())
+        moved_node.HardenTransform()
+
+    with pytest.raises(ValueError, match="unchanged"):
+        submit(node)
+    draw(node, "ED", CORNER)
+
+    change = submit(node).corrections[-1].change
+    assert change["WT"]["change_ml"] == pytest.approx(0.008)
+    assert change["ET"]["dice"] == 1.0
+
+
 def test_a_segmentation_from_elsewhere_is_refused(slicer_host, submit):
     import slicer
 
