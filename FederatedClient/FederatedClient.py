@@ -11,7 +11,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
-from FederatedClientLib.SelfTest import SelfTest
+from FederatedClientLib import SelfTest as _selfTest  # the class itself would be collected as a test, too
 from TwinSegSlicerLib.Packages import InstallPanel
 
 
@@ -115,7 +115,7 @@ class FederatedClientLogic(ScriptedLoadableModuleLogic):
             self._federation.leave()
 
 
-class FederatedClientTest(SelfTest):
+class FederatedClientTest(_selfTest.SelfTest):
     """The whole story on phantoms; see FederatedClientLib.SelfTest."""
 
     makeLogic = FederatedClientLogic

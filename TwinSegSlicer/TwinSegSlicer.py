@@ -11,6 +11,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
+from TwinSegSlicerLib import SelfTest as _selfTest  # the class itself would be collected as a test, too
 from TwinSegSlicerLib.Batch import BatchPanel
 from TwinSegSlicerLib.CorrectionPanel import CorrectionPanel
 from TwinSegSlicerLib.Corrections import Corrections
@@ -22,7 +23,6 @@ from TwinSegSlicerLib.SampleDataSource import registerSampleData
 from TwinSegSlicerLib.SegmentationResult import SECONDS
 from TwinSegSlicerLib.Segmenter import OnError, OnFinished, Segmenter
 from TwinSegSlicerLib.SegmentPanel import SegmentPanel
-from TwinSegSlicerLib.SelfTest import SelfTest
 from TwinSegSlicerLib.TwinPanel import TwinPanel
 from TwinSegSlicerLib.Worker import WorkerProcess
 
@@ -168,7 +168,7 @@ class TwinSegSlicerLogic(ScriptedLoadableModuleLogic):
         self.segmenter.abandon()
 
 
-class TwinSegSlicerTest(SelfTest):
+class TwinSegSlicerTest(_selfTest.SelfTest):
     """The whole story on a phantom; see TwinSegSlicerLib.SelfTest."""
 
     makeLogic = TwinSegSlicerLogic

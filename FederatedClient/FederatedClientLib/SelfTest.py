@@ -29,6 +29,7 @@ class SelfTest(ScriptedLoadableModuleTest):
     makeLogic: ClassVar[Any] = None
 
     def runTest(self) -> None:
+        """The one test: Slicer's unit tests call this method only where no other one's name begins with "test"."""
         missing = [package for file in RESOURCES.glob("*-requirements.txt") for package in missingPackages(file)]
         if missing:  # a test installs nothing: a build machine has no PyTorch
             self.delayDisplay(f"Left out: install {', '.join(package.name for package in missing)} first")
@@ -44,13 +45,13 @@ class SelfTest(ScriptedLoadableModuleTest):
             qt.QSettings().remove(FOLDER_SETTING)
             self.logic = type(self).makeLogic()
             try:
-                self.test_TakePart(Path(home))
+                self._takePart(Path(home))
             finally:
                 self.logic.stop()
                 if before is not None:
                     qt.QSettings().setValue(FOLDER_SETTING, before)
 
-    def test_TakePart(self, home: Path) -> None:
+    def _takePart(self, home: Path) -> None:
         from . import DicePlot
 
         self.delayDisplay("Making synthetic patients and a small network")

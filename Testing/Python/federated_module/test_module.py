@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest
 from pathlib import Path
 
 import psutil
@@ -277,6 +278,16 @@ def test_nothing_is_written_or_started_by_opening(module, home: Path, until):
 
     assert not home.exists()
     assert not module.logic.federation.watch.snapshot.isRunning
+
+
+def test_slicers_unit_tests_find_the_self_test_and_no_part_of_it(slicer_host, module):
+    suite = unittest.TestLoader().loadTestsFromName("FederatedClient")  # as slicer.testing.runUnitTest does
+
+    found = {test.id() for of_class in suite for test in of_class}
+    assert found == {
+        "FederatedClient.FederatedClientTest.runTest",
+        "slicer.ScriptedLoadableModule.ScriptedLoadableModuleTest.runTest",
+    }
 
 
 @pytest.mark.slow

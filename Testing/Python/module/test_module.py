@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +293,18 @@ def test_the_self_test_passes(slicer_host, own_home):
     slicer_host.load(MODULE_FILE)
 
     slicer.selfTests["TwinSegSlicer"]()
+
+
+def test_slicers_unit_tests_find_the_self_test_and_no_part_of_it(slicer_host, own_home):
+    slicer_host.load(MODULE_FILE)
+
+    suite = unittest.TestLoader().loadTestsFromName("TwinSegSlicer")  # as slicer.testing.runUnitTest does
+
+    found = {test.id() for of_class in suite for test in of_class}
+    assert found == {
+        "TwinSegSlicer.TwinSegSlicerTest.runTest",
+        "slicer.ScriptedLoadableModule.ScriptedLoadableModuleTest.runTest",
+    }
 
 
 def test_the_self_test_is_left_out_where_packages_are_missing(slicer_host, own_home, monkeypatch):

@@ -31,30 +31,29 @@ function(slicerMacroBuildScriptedModule)
   endforeach()
   _slicer_host_add_files(${_scripts} ${MODULE_RESOURCES})
   if(MODULE_WITH_GENERIC_TESTS)
-    slicer_add_python_test_from_folder(py_${MODULE_NAME}GenericTest "${MODULE_NAME}" "")
+    _slicer_host_add_generic_test("${MODULE_NAME}")
   endif()
 endfunction()
 
-# The installed module, loaded by the host; with "--test", its self-test is run.
-function(slicer_add_python_test_from_folder test_name module_name option)
-  add_test(NAME ${test_name} COMMAND "${Slicer_HOST_PYTHON}" -m SlicerHost
-    --module "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${module_name}.py" ${option}
+# The installed module, loaded by the host.
+function(_slicer_host_add_generic_test module_name)
+  add_test(NAME py_${module_name}GenericTest COMMAND "${Slicer_HOST_PYTHON}" -m SlicerHost
+    --module "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${module_name}.py"
     WORKING_DIRECTORY "${Slicer_HOST_PARENT}")
-  set_tests_properties(${test_name} PROPERTIES TIMEOUT 300 LABELS "${PROJECT_NAME}"
+  set_tests_properties(py_${module_name}GenericTest PROPERTIES TIMEOUT 300 LABELS "${PROJECT_NAME}"
     ENVIRONMENT "QT_QPA_PLATFORM=offscreen;PYTHONDONTWRITEBYTECODE=1")
 endfunction()
 
 # slicer_add_python_unittest(SCRIPT <script> [TESTNAME_PREFIX <prefix>] [SLICER_ARGS <arg>...])
-# A script that has the name of an installed module is tested by the module's self-test; any other is run as a unittest.
+# The script is run as a unittest, as slicer.testing.runUnitTest does it; that of a module from where it is installed.
 function(slicer_add_python_unittest)
   cmake_parse_arguments(TEST "" "SCRIPT;TESTNAME_PREFIX" "SLICER_ARGS;TESTS_PASS_REGULAR_EXPRESSION" ${ARGN})
   get_filename_component(name "${TEST_SCRIPT}" NAME_WE)
   get_filename_component(folder "${TEST_SCRIPT}" DIRECTORY)
-  if(EXISTS "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${name}.py")
-    slicer_add_python_test_from_folder(py_${TEST_TESTNAME_PREFIX}${name} "${name}" "--test")
-    return()
+  set(script "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${name}.py")
+  if(NOT EXISTS "${script}")
+    set(script "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/${name}.py")
   endif()
-  set(script "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/${name}.py")
   if(NOT EXISTS "${script}")
     message(FATAL_ERROR "slicer_add_python_unittest: ${script} does not exist")
   endif()
