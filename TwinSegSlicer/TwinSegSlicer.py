@@ -95,9 +95,10 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self.batchPanel.clear()
-        self.twinPanel.clear()
         self.logic.segmenter.cancel()
         self.setParameterNode(None)
+        self.correctionPanel.clear()
+        self.twinPanel.clear()
 
     def onSceneEnd(self, caller, event):
         if self.parent.isEntered:

@@ -30,6 +30,7 @@ class CorrectionPanel:
         self._corrections = corrections
         self._select = select
         self._node: Any = None
+        self._filledFor = ""  # the node's ID for which patient and note were filled in
         information = slicer.app.applicationLogic().GetUserInformation()
         name = information.GetName() if information is not None else ""
         ui.authorLineEdit.text = slicer.util.settingsValue(AUTHOR_SETTING, name or "")
@@ -47,12 +48,21 @@ class CorrectionPanel:
         self.show(None)
 
     def show(self, node: Any) -> None:
-        """Correct and submit this segmentation node; None: there is none."""
-        if node is not self._node:
-            self._ui.patientLineEdit.text = patientOf(node) if node is not None else ""
-            self._ui.noteLineEdit.text = ""
+        """Correct and submit this segmentation node. None: there is none, or the module is left for a while, as for
+        the Segment Editor; what was typed is kept until another node comes."""
+        if node is not None and node.GetID() != self._filledFor:
+            self._fill(node.GetID(), patientOf(node))
         self._node = node
         self.updateButtons()
+
+    def clear(self) -> None:
+        """The scene goes: the nodes of the next one may have the same IDs."""
+        self._fill("", "")
+
+    def _fill(self, nodeId: str, patient: str) -> None:
+        self._filledFor = nodeId
+        self._ui.patientLineEdit.text = patient
+        self._ui.noteLineEdit.text = ""
 
     def updateButtons(self) -> None:
         """Which buttons can be pressed, and why not the others."""

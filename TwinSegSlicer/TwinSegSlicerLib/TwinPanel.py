@@ -50,6 +50,7 @@ class TwinPanel:
         self._parameters = parameters
         self._openFile = openFile or _openInBrowser
         self._node: Any = None
+        self._proposedFor = ""  # the node's ID for which the day was filled in
         self._isListing = False
         self._timeline = TwinTimelinePanel(self.ui, self.session)
         self._parts = [
@@ -74,15 +75,18 @@ class TwinPanel:
         self.session.stepped.emit()
 
     def show(self, node: Any) -> None:
-        """Offer this segmentation node to be added as a time point; None: there is none."""
-        if node is not self._node:
-            self._node = node
+        """Offer this segmentation node to be added as a time point. None: there is none, or the module is left for a
+        while; a day that was typed is kept until another node comes."""
+        self._node = node
+        if node is not None and node.GetID() != self._proposedFor:
+            self._proposedFor = node.GetID()
             self._proposeDay()
         self.choice.update()
         self._update()
 
     def clear(self) -> None:
         """The scene goes, and with it all that was shown of the twin in it; the twin itself stays open."""
+        self._proposedFor = ""  # the next scene's nodes may have the same IDs
         for part in self._parts:
             part.clear()
 

@@ -225,6 +225,40 @@ def test_leaving_the_module_lets_the_run_come_to_its_end(slicer_host, module_wid
     assert module_widget.ui.volumesTable.mrmlTableNode() is not None
 
 
+def test_what_was_typed_is_still_there_after_the_segment_editor(slicer_host, module_widget, add_result):
+    import slicer
+
+    ui, twin = module_widget.ui, module_widget.twinPanel.ui
+    ui.segmentationSelector.setCurrentNode(add_result("Ada_flair"))
+    assert ui.patientLineEdit.text == "ada"
+    ui.patientLineEdit.text, ui.noteLineEdit.text, twin.daySpinBox.value = "4711", "the cyst is no tumour", 84
+
+    slicer.util.selectModule("")
+    slicer.util.selectModule("TwinSegSlicer")
+
+    assert (ui.patientLineEdit.text, ui.noteLineEdit.text) == ("4711", "the cyst is no tumour")
+    assert twin.daySpinBox.value == 84
+    assert ui.submitButton.enabled
+    ui.segmentationSelector.setCurrentNode(add_result("Ben_flair"))
+    assert (ui.patientLineEdit.text, ui.noteLineEdit.text) == ("ben", "")
+
+
+def test_what_was_typed_goes_with_its_scene(slicer_host, module_widget, add_result):
+    ui, twin = module_widget.ui, module_widget.twinPanel.ui
+    first = add_result("Ada_flair")
+    ui.segmentationSelector.setCurrentNode(first)
+    ui.patientLineEdit.text, ui.noteLineEdit.text, twin.daySpinBox.value = "4711", "the cyst is no tumour", 84
+    itsId = first.GetID()
+
+    slicer_host.close_scene()
+    assert ui.patientLineEdit.text == ""
+    second = add_result("Ben_flair")
+    ui.segmentationSelector.setCurrentNode(second)
+
+    assert second.GetID() == itsId
+    assert (ui.patientLineEdit.text, ui.noteLineEdit.text, twin.daySpinBox.value) == ("ben", "", 0)
+
+
 def test_closing_the_scene_cancels_the_run(slicer_host, module_widget, phantom):
     import slicer
 
