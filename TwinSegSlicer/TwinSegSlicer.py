@@ -83,7 +83,7 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.initializeParameterNode()
-        self.correctionPanel.listCases()
+        self.correctionPanel.enter()
 
     def onReload(self):
         for name in [name for name in sys.modules if name.startswith("TwinSegSlicerLib")]:
@@ -91,6 +91,7 @@ class TwinSegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         super().onReload()
 
     def exit(self):
+        self.correctionPanel.exit()
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event):

@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 
 from twinseg.home import data_folder
 
-from .Corrections import Corrections, nextToCorrect, openInSegmentEditor, patientOf
-from .SegmentationResult import TASK
+from .Corrections import Corrections, inSegmentEditor, nextToCorrect, openInSegmentEditor, patientOf, showRegions
+from .SegmentationResult import TASK, results
 
 AUTHOR_SETTING = "TwinSegSlicer/Author"
 WITHDRAWN = "withdrawn"
@@ -54,6 +54,17 @@ class CorrectionPanel:
             self._fill(node.GetID(), patientOf(node))
         self._node = node
         self.updateButtons()
+
+    def enter(self) -> None:
+        """The user is back, it may be from the Segment Editor."""
+        for node in results():
+            showRegions(node, True)
+        self.listCases()
+
+    def exit(self) -> None:
+        """The user leaves, it may be for the Segment Editor, which takes what is painted from all that is shown."""
+        if (node := inSegmentEditor()) is not None:
+            showRegions(node, False)
 
     def clear(self) -> None:
         """The scene goes: the nodes of the next one may have the same IDs."""

@@ -35,6 +35,8 @@ from .VolumeBridge import NodeImage, localMatrix, nodeImage, onGrid
 if TYPE_CHECKING:
     from twinseg.case_queue import CaseQueue
 
+HIDDEN = "TwinSeg.HiddenRegions"  # attribute of a segmentation node: those that `openInSegmentEditor` hides
+
 
 @dataclass(frozen=True)
 class CorrectedCase:
@@ -132,11 +134,27 @@ def nextToCorrect(task: str = "") -> Any:
 
 def openInSegmentEditor(node: Any) -> None:
     """Open a segmentation in Slicer's Segment Editor, with its regions hidden: its labels are what is corrected."""
-    task = load_task(node.GetAttribute(TASK))
-    display = node.GetDisplayNode()
-    for name in regionSegments(task):
-        display.SetSegmentVisibility(name, False)
+    task, display = load_task(node.GetAttribute(TASK)), node.GetDisplayNode()
+    hidden = [name for name in regionSegments(task) if name in _hidden(node) or display.GetSegmentVisibility(name)]
+    node.SetAttribute(HIDDEN, "|".join(hidden))
     editLabels(node, imagesOf(node).get(node.GetAttribute(REFERENCE)), task)
+    showRegions(node, False)
+
+
+def showRegions(node: Any, shown: bool) -> None:
+    """Show again, or hide again, the regions of a segmentation that the Segment Editor was opened on."""
+    for name in _hidden(node):
+        node.GetDisplayNode().SetSegmentVisibility(name, shown)
+
+
+def inSegmentEditor() -> Any:
+    """The segmentation node that the Segment Editor works on; None where there is none."""
+    editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+    return editor.GetSegmentationNode() if editor is not None else None
+
+
+def _hidden(node: Any) -> list[str]:
+    return [name for name in (node.GetAttribute(HIDDEN) or "").split("|") if name]
 
 
 def editLabels(node: Any, image: Any, task: Task) -> None:

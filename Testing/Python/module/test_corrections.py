@@ -251,13 +251,23 @@ class SegmentEditorWidget(ScriptedLoadableModuleWidget):
 """
 
 
-def test_the_segment_editor_opens_on_the_labels(slicer_host, add_result, tmp_path):
+@pytest.fixture
+def segment_editor(slicer_host, tmp_path):
+    """A module of that name: Slicer's own is C++ beneath and not in the host."""
+    (tmp_path / "SegmentEditor.py").write_text(EDITOR)
+    slicer_host.load(tmp_path / "SegmentEditor.py")
+
+
+def visible(node):
+    display = node.GetDisplayNode()
+    return [name for name in node.GetSegmentation().GetSegmentIDs() if display.GetSegmentVisibility(name)]
+
+
+def test_the_segment_editor_opens_on_the_labels(slicer_host, add_result, segment_editor):
     import slicer
 
     from TwinSegSlicerLib.Corrections import openInSegmentEditor
 
-    (tmp_path / "SegmentEditor.py").write_text(EDITOR)  # Slicer's own is C++ beneath and not in the host
-    slicer_host.load(tmp_path / "SegmentEditor.py")
     node = add_result()
 
     openInSegmentEditor(node)
@@ -267,7 +277,20 @@ def test_the_segment_editor_opens_on_the_labels(slicer_host, add_result, tmp_pat
     assert editor.GetSegmentationNode() is node
     assert editor.GetSourceVolumeNode() is image(node)
     assert editor.GetOverwriteMode() == editor.OverwriteVisibleSegments
-    visible = [
-        name for name in node.GetSegmentation().GetSegmentIDs() if node.GetDisplayNode().GetSegmentVisibility(name)
-    ]
-    assert visible == ["NCR", "ED", "ET"]
+    assert visible(node) == ["NCR", "ED", "ET"]
+
+
+def test_regions_are_shown_again_when_the_user_comes_back(slicer_host, module_widget, add_result, segment_editor):
+    import slicer
+
+    node = add_result()
+    node.GetDisplayNode().SetSegmentVisibility("TC", False)  # by the user, and so it stays
+    module_widget.ui.segmentationSelector.setCurrentNode(node)
+    for _twice in range(2):
+        module_widget.ui.editButton.click()
+        assert visible(node) == ["NCR", "ED", "ET"]
+        slicer.util.selectModule("TwinSegSlicer")
+        assert visible(node) == ["WT", "NCR", "ED", "ET"]
+
+    slicer.util.selectModule("SegmentEditor")  # past the button: what is painted would be taken from what is shown
+    assert visible(node) == ["NCR", "ED", "ET"]
