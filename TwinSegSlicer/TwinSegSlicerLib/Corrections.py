@@ -281,13 +281,16 @@ def _predicted(node: Any, grid: NodeImage) -> NDArray[Any] | None:
 
 
 def _checkRegions(node: Any, grid: NodeImage, task: Task, labels: NDArray[Any], predicted: NDArray[Any] | None) -> None:
-    """Raise ValueError where a region was drawn in: it is made of labels, and the drawing would be lost."""
+    """Raise ValueError where a region was drawn in: it is made of labels, and the drawing would be lost.
+
+    Where a label differs from the model's, the region may be the model's, that of an earlier correction, or neither."""
+    if predicted is None:
+        return
+    asPredicted = labels == predicted
     for name, region in regionSegments(task).items():
         if node.GetSegmentation().GetSegment(name) is None:
             continue
-        mask = _segmentMask(node, name, grid)
-        asDrawn = predicted is None or np.array_equal(mask, np.isin(predicted, region.labels))
-        if not asDrawn and not np.array_equal(mask, np.isin(labels, region.labels)):
+        if np.any(asPredicted & (_segmentMask(node, name, grid) != np.isin(labels, region.labels))):
             raise ValueError(
                 _("{name} was changed, but it is made of {labels}: change those instead").format(
                     name=name, labels=_names(region, task)

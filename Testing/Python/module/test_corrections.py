@@ -77,6 +77,15 @@ def test_a_second_correction_is_a_second_version(slicer_host, add_result, submit
     assert len(second.corrections) == 2
 
 
+def test_a_second_correction_may_be_elsewhere(slicer_host, add_result, submit):
+    node = add_result()
+    draw(node, "ED", CORNER)
+    submit(node)  # the regions have the corner now, and are the model's no more
+    draw(node, "ED", (slice(-2, None),) * 3)
+
+    assert submit(node).corrections[-1].change["WT"]["change_ml"] == pytest.approx(0.016)
+
+
 def test_regions_follow_the_labels_when_they_are_submitted(slicer_host, add_result, submit):
     import slicer
 
