@@ -18,6 +18,7 @@ from slicer.i18n import tr as _
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources/requirements.txt"
 REQUESTER = "TwinSegSlicer"
+LEAST_SLICER = "5.12"  # the first with slicer.packaging
 
 
 @dataclass(frozen=True)
@@ -158,20 +159,28 @@ class InstallPanel:
         self._frame.setVisible(not self.ready)
         rows = "".join(f"<li>{_describe(package)}</li>" for package in self._missing)
         text = _("This needs Python packages that Slicer does not have yet. Nothing is installed by itself.")
-        withoutTorch = any(p.name == "torch" for p in self._missing) and not hasattr(slicer.modules, "pytorchutils")
-        if withoutTorch:
-            rows += "<p>" + _(
-                "First install the <b>PyTorch</b> extension: <i>View / Extensions Manager / Install Extensions</i>, "
-                "search for PyTorch, install it and restart Slicer. It finds the build that fits your computer."
-            )
-        self.listLabel.text = f"{text}<ul>{rows}</ul>"
-        self.installButton.enabled = not withoutTorch
+        hindrance, advice = _hindrance(self._missing)
+        self.listLabel.text = f"{text}<ul>{rows}{advice}</ul>"
+        self.installButton.enabled = not hindrance
         self.installButton.text = _("Install {count} packages").format(count=len(self._missing))
-        self.installButton.toolTip = (
-            _("Install the PyTorch extension first")
-            if withoutTorch
-            else _("Downloads and installs the listed packages into Slicer's Python, after asking once more")
+        self.installButton.toolTip = hindrance or _(
+            "Downloads and installs the listed packages into Slicer's Python, after asking once more"
         )
+
+
+def _hindrance(missing: list[Package]) -> tuple[str, str]:
+    """Why these packages cannot be installed here, and what to do (HTML); twice "" where they can."""
+    if importlib.util.find_spec("slicer.packaging") is None:  # said before PyTorch is downloaded in vain
+        return _("Slicer {version} is needed").format(version=LEAST_SLICER), "<p>" + _(
+            "This needs <b>Slicer {version}</b> or newer: an older one, as this is, cannot install them. Get it from "
+            "<i>download.slicer.org</i>."
+        ).format(version=LEAST_SLICER)
+    if any(package.name == "torch" for package in missing) and not hasattr(slicer.modules, "pytorchutils"):
+        return _("Install the PyTorch extension first"), "<p>" + _(
+            "First install the <b>PyTorch</b> extension: <i>View / Extensions Manager / Install Extensions</i>, "
+            "search for PyTorch, install it and restart Slicer. It finds the build that fits your computer."
+        )
+    return "", ""
 
 
 def _wordWrapped(label: Any) -> Any:

@@ -237,6 +237,22 @@ def test_without_the_pytorch_extension_the_panel_says_how_to_get_it(openPanel, r
     assert "PyTorch extension" in panel.installButton.toolTip
 
 
+def test_a_slicer_that_cannot_install_says_so_before_pytorch_is_downloaded(
+    pytorchExtension, openPanel, requirements, monkeypatch
+):
+    import slicer
+
+    requirements.write_text("# 2 GB: runs the network\ntorch>=99\n")
+    monkeypatch.delitem(sys.modules, "slicer.packaging")
+    monkeypatch.setattr(slicer, "__path__", [])  # up to 5.10 there is no slicer/packaging.py
+
+    panel, _ready = openPanel()
+
+    assert "Slicer 5.12" in panel.listLabel.text
+    assert not panel.installButton.enabled
+    assert panel.installButton.toolTip == "Slicer 5.12 is needed"
+
+
 @pytest.fixture
 def pytorchExtension(slicer_host, tmp_path, index):
     """Slicer's PyTorch extension as far as it is called, and a PyTorch that it finds."""
