@@ -194,7 +194,7 @@ def updateRegions(node: Any, labels: NDArray[Any], task: Task, matrix: Any) -> N
     for name, region in regionSegments(task).items():
         if node.GetSegmentation().GetSegment(name) is not None:
             mask = np.isin(labels, region.labels)
-            box = drawnBox(mask)
+            box = drawnBox(mask) if mask.any() else (slice(0, 1),) * 3  # VTK knows no image without voxels
             drawn = orientedImage(mask[box].astype(np.uint8), box, matrix)
             logic.SetBinaryLabelmapToSegment(drawn, node, name, logic.MODE_REPLACE)
 

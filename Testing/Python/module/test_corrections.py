@@ -96,6 +96,20 @@ def test_regions_follow_the_labels_when_they_are_submitted(slicer_host, add_resu
     assert slicer.util.arrayFromSegmentBinaryLabelmap(node, "WT", image(node))[CORNER].all()
 
 
+def test_a_region_that_is_emptied_is_no_error_of_vtk(slicer_host, add_result, submit, capfd):
+    import slicer
+
+    node = add_result()
+    for segment in ("NCR", "ET"):
+        draw(node, segment, ..., 0)
+    capfd.readouterr()
+
+    submit(node)
+
+    assert "ERR" not in capfd.readouterr().err.upper()
+    assert not slicer.util.arrayFromSegmentBinaryLabelmap(node, "TC", image(node)).any()
+
+
 def unchanged(node):
     pass
 
