@@ -204,7 +204,7 @@ def test_the_day_comes_from_dicom_dates_which_are_not_kept(slicer_host, panel, w
     assert proposedDay(node) is None
     tree.SetItemParent(tree.GetItemByDataNode(node.GetNodeReference("TwinSegImage_flair")), studies[1])
 
-    panel.show(None)
+    panel.clear()  # the day was proposed already, when the node was selected
     panel.show(node)
     assert panel.ui.daySpinBox.value == 70
     assert "2 studies of this patient" in panel.ui.dayLabel.text
