@@ -154,7 +154,9 @@ def inSegmentEditor() -> Any:
 
 
 def _hidden(node: Any) -> list[str]:
-    return [name for name in (node.GetAttribute(HIDDEN) or "").split("|") if name]
+    """The regions that were hidden, without those that were deleted since."""
+    names = (node.GetAttribute(HIDDEN) or "").split("|")
+    return [name for name in names if node.GetSegmentation().GetSegment(name) is not None]
 
 
 def editLabels(node: Any, image: Any, task: Task) -> None:
