@@ -23,7 +23,6 @@ from twinfed import __version__
 from twinfed.wire import Refusal
 
 from .access import keep_out, looking_site
-from .accounts import Accounts
 from .answers import REFUSALS, add_error_answers
 from .intake import Intake
 from .page import render_metrics, render_page
