@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ class Child:
 
     def answer(self, do: str, **fields: Any) -> dict[str, Any]:
         return self.until_answered(self.ask(do, **fields))[-1]
+
+    def printed(self, *expected: str) -> bool:
+        """Whether all of that comes on stderr, which is read by another thread than the answers."""
+        until = time.monotonic() + PATIENCE
+        while missing := [one for one in expected if one not in "".join(self.errors)]:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        return not missing
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE)

@@ -106,9 +106,7 @@ def test_nothing_that_is_printed_breaks_the_protocol(slow: Any) -> None:
     assert slow.answer("noise")["value"] == {"read": ""}  # nor can a library read the requests away
 
     assert slow.answer("hello")["type"] == "result"
-    printed = "".join(slow.errors)
-    for noise in ("{not json", "to the old stdout", "from C", "from a child"):
-        assert noise in printed
+    assert slow.printed("{not json", "to the old stdout", "from C", "from a child")
 
 
 def test_a_defect_is_one_line_and_its_traceback_goes_to_stderr(slow: Any) -> None:
@@ -116,7 +114,7 @@ def test_a_defect_is_one_line_and_its_traceback_goes_to_stderr(slow: Any) -> Non
 
     assert (answer["kind"], answer["message"]) == ("fault", "KeyError: 'two\\nlines'")
     assert slow.answer("hello")["type"] == "result"
-    assert "Traceback" in "".join(slow.errors)
+    assert slow.printed("Traceback")
 
 
 def test_memory_that_runs_out_is_told_as_such(slow: Any) -> None:
