@@ -69,7 +69,7 @@ def seen_in(way: str, case: LoadedCase) -> LoadedCase:
 def scored(network: ViTUNet, task: Task, case: LoadedCase, device: torch.device) -> Row:
     """The row of a labelled case, but for who it is."""
     assert case.labels is not None
-    truth, voxel_ml = case.labels.array > 0, float(np.prod(case.reference.spacing)) / 1000
+    truth, voxel_ml = case.labels.array > 0, case.reference.voxel_ml
     row: Row = {"sequences": sorted(case.images), "truth_ml": round(voxel_ml * int(truth.sum()), 2)}
     for way in WAYS:
         drawn = segment(network, seen_in(way, case), task, device=device).labels.array > 0

@@ -23,6 +23,22 @@ for room in ("Testing", "TwinSegSlicer", "Testing/Benchmarks"):
 
 
 @pytest.fixture
+def make_certificates() -> Callable[..., Path]:
+    """Writes NAME.pem and NAME.key of each name to a folder: self-signed, for this machine and the names in `also`."""
+
+    def make(folder: Path, *names: str, also: str = "") -> Path:
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl is not installed")  # on a developer's Windows; CI installs it
+        for name in names:
+            options = f"-newkey rsa:2048 -nodes -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}".split()
+            command = ["openssl", "req", "-x509", *options, "-addext", f"subjectAltName={also}IP:127.0.0.1"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def mount_small_disk() -> Iterator[Callable[[Path, str], Path]]:
     """Mounts a disk of a size ("400k", "4m") at a folder that is made; the test is skipped where nobody may."""
     mounted: list[Path] = []

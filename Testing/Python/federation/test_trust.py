@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.server
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,16 +57,9 @@ class Between:
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
+def certificates(tmp_path: Path, make_certificates: Callable[..., Path]) -> Path:
     """A folder with the certificate of an aggregator, and that of a proxy that passes itself off as one."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    for name in ("aggregator", "proxy"):
-        options = f"-newkey rsa:2048 -nodes -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}".split()
-        names = "subjectAltName=DNS:aggregator.example,IP:127.0.0.1"
-        command = ["openssl", "req", "-x509", *options, "-addext", names]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path
+    return make_certificates(tmp_path, "aggregator", "proxy", also="DNS:aggregator.example,")
 
 
 @pytest.fixture

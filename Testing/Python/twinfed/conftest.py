@@ -89,6 +89,14 @@ class Room:
         self.intake.check_may_send(site, number, hash_file(path))
         return self.intake.receive(site, number, hash_file(path), path)
 
+    def play(self, rounds: int) -> None:
+        """Whole rounds of three sites."""
+        for _ in range(rounds):
+            number = self.federation.current()["number"]
+            for seed, name in enumerate(("s1", "s2", "s3"), start=10 * number):
+                self.send(name, self.update(name, seed))
+            self.federation.advance()
+
     def model(self, number: int, cluster: str = "0") -> dict[str, NDArray[np.float32]]:
         """The model that round ``number`` began from."""
         row = self.store.row("SELECT bases FROM rounds WHERE number = ?", number)

@@ -19,15 +19,6 @@ STATEFUL = [
 ]
 
 
-def play(one: Any, rounds: int) -> None:
-    """Whole rounds of three sites."""
-    for _ in range(rounds):
-        number = one.federation.current()["number"]
-        for seed, name in enumerate(("s1", "s2", "s3"), start=10 * number):
-            one.send(name, one.update(name, seed))
-        one.federation.advance()
-
-
 def files(one: Any) -> set[str]:
     return {path.name for path in (one.store.folder / "files").glob("??/*")}
 
@@ -43,7 +34,7 @@ def models(one: Any) -> set[str]:
 def test_all_models_stay_and_the_updates_of_the_last_round(room: Make) -> None:
     one = room(rounds=9)
 
-    play(one, 4)
+    one.play(4)
 
     assert files(one) == models(one) | updates(one, 4)
     assert rounds_made_again(one.store.folder) == (4, 4)
@@ -57,7 +48,7 @@ def test_all_models_stay_and_the_updates_of_the_last_round(room: Make) -> None:
 def test_as_many_rounds_are_kept_as_the_description_says(room: Make, keep: int, made_again: tuple[int, int]) -> None:
     one = room(rounds=4, keep_rounds=keep)
 
-    play(one, 4)
+    one.play(4)
 
     assert rounds_made_again(one.store.folder) == made_again
     assert files(one) == models(one).union(*(updates(one, number) for number in range(made_again[0], 5)))
@@ -68,14 +59,14 @@ def test_as_many_rounds_are_kept_as_the_description_says(room: Make, keep: int, 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_what_the_next_round_needs_stays(room: Make, options: dict[str, Any], keep: int) -> None:
     one, whole = room(rounds=3, keep_rounds=keep, **options), room(rounds=4, keep_rounds=100, **options)
-    play(one, 3)
+    one.play(3)
     few = len(files(one))
     one.config = type(one.config).from_dict({**one.config.to_dict(), "rounds": 4})
     one.open()
     one.federation.advance()
 
-    play(one, 1)
-    play(whole, 4)
+    one.play(1)
+    whole.play(4)
 
     assert one.federation.current()["models"] == whole.federation.current()["models"]
     assert len(files(one)) <= few + len(models(one))
@@ -86,16 +77,16 @@ def test_a_kill_between_log_and_disk_is_made_good_at_the_next_start(
     room: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = room(rounds=9)
-    play(one, 1)
+    one.play(1)
     monkeypatch.setattr(retention, "_unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        play(one, 1)
+        one.play(1)
     monkeypatch.undo()
     assert updates(one, 1) <= files(one)
 
     one.open()
     retention.sweep(one.store)
-    play(one, 1)
+    one.play(1)
 
     assert files(one) == models(one) | updates(one, 3)
     assert list(faults(one.store.folder)) == []
@@ -107,7 +98,7 @@ def killed(*_: object) -> None:
 
 def test_a_start_sweeps_what_nobody_knows_and_keeps_the_open_round(room: Make) -> None:
     one = room(rounds=9)
-    play(one, 1)
+    one.play(1)
     one.send("s1", one.update("s1", 21))
     known = files(one)
     stray = one.store.file("ab" * 32)
@@ -121,7 +112,7 @@ def test_a_start_sweeps_what_nobody_knows_and_keeps_the_open_round(room: Make) -
 
 def test_more_can_be_dropped_after_a_restart_and_nothing_comes_back(room: Make) -> None:
     one = room(rounds=9, keep_rounds=100)
-    play(one, 3)
+    one.play(3)
 
     retention.drop_obsolete(one.store, 1)
     retention.drop_obsolete(one.store, 100)
@@ -132,7 +123,7 @@ def test_more_can_be_dropped_after_a_restart_and_nothing_comes_back(room: Make) 
 
 def test_a_missing_update_that_was_not_dropped_is_a_fault(room: Make) -> None:
     one = room(rounds=9)
-    play(one, 2)
+    one.play(2)
     gone = min(updates(one, 2))
     one.store.file(gone).unlink()
 
@@ -144,7 +135,7 @@ def test_a_missing_update_that_was_not_dropped_is_a_fault(room: Make) -> None:
 
 def test_a_model_that_the_log_does_not_know_is_a_fault(room: Make) -> None:
     one = room(rounds=9)
-    play(one, 3)
+    one.play(3)
     other = one.store.row("SELECT bases FROM rounds WHERE number = 1")["bases"]
     with one.store.transaction() as db:
         db.execute("UPDATE rounds SET models = ? WHERE number = 1", (other,))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,9 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
+def certificates(tmp_path: Path, make_certificates: Callable[..., Path]) -> Path:
     """A folder with a key and a certificate each of a server and a site."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    for name in ("server", "site"):
-        options = f"-newkey rsa:2048 -nodes -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}".split()
-        command = ["openssl", "req", "-x509", *options, "-addext", "subjectAltName=IP:127.0.0.1"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path
+    return make_certificates(tmp_path, "server", "site")
 
 
 def ask(port: int, certificates: Path, *, site: bool = False, ciphers: str = "", most: str = "TLSv1_3") -> int:

@@ -15,18 +15,9 @@ from twinfed.wire import InputError
 Make = Callable[..., Any]
 
 
-def play(one: Any, rounds: int) -> None:
-    """Whole rounds of three sites."""
-    for _ in range(rounds):
-        number = one.federation.current()["number"]
-        for seed, name in enumerate(("s1", "s2", "s3"), start=10 * number):
-            one.send(name, one.update(name, seed))
-        one.federation.advance()
-
-
 def test_rounds_can_be_lowered_to_the_open_one_and_no_further(room: Make) -> None:
     one = room(rounds=10)
-    play(one, 2)
+    one.play(2)
     wanted = one.config
 
     one.config = replace(wanted, rounds=2)
@@ -34,7 +25,7 @@ def test_rounds_can_be_lowered_to_the_open_one_and_no_further(room: Make) -> Non
         one.open()
     one.config = replace(wanted, rounds=3)
     one.open()
-    play(one, 1)
+    one.play(1)
 
     assert one.federation.current()["state"] == "published"
     assert one.federation.instructions("s1")["do"] == "finished"
@@ -42,7 +33,7 @@ def test_rounds_can_be_lowered_to_the_open_one_and_no_further(room: Make) -> Non
 
 def test_sites_understand_a_federation_whose_rounds_an_older_version_lowered(room: Make) -> None:
     one = room(rounds=10)
-    play(one, 4)
+    one.play(4)
     with one.store.transaction() as db:
         db.execute("UPDATE settings SET value = json_set(value, '$.rounds', 3) WHERE key = 'federation'")
     one.config = None

@@ -153,7 +153,7 @@ def _rest_ml(twin: Twin, history: LesionHistory) -> dict[str, float]:
     for scan in twin.timepoints:
         if not history.lesions.get(scan.name) and (labels := twin.labels(scan)) is not None:
             mask = region_mask(labels, values)
-            rest[scan.name] = float(np.count_nonzero(mask.array) * np.prod(mask.spacing)) / 1000
+            rest[scan.name] = float(np.count_nonzero(mask.array)) * mask.voxel_ml
     return rest
 
 
