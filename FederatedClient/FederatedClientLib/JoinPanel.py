@@ -53,6 +53,8 @@ class JoinPanel:
         self._typing.setInterval(TYPING_MS)
         self._typing.connect("timeout()", self._takeFolder)
         ui.folderPathLineEdit.connect("currentPathChanged(QString)", self._onFolder)
+        for button in (ui.startButton, ui.previewButton, ui.consentCheckBox, ui.shareModelCheckBox):
+            button.connect("pressed()", self._endTyping)  # comes before clicked: what it does is for that folder
         ui.previewButton.connect("clicked(bool)", self._onPreview)
         ui.consentCheckBox.connect("clicked(bool)", self._onConsent)
         ui.shareModelCheckBox.connect("clicked(bool)", self._onShareModel)
@@ -123,6 +125,10 @@ class JoinPanel:
     def _onFolder(self) -> None:
         if not self._isUpdating:
             self._typing.start()  # anew with each key
+
+    def _endTyping(self) -> None:
+        self._typing.stop()
+        self._takeFolder()
 
     def _takeFolder(self) -> None:
         if path := self._ui.folderPathLineEdit.currentPath:

@@ -122,6 +122,18 @@ def test_the_sites_folder_is_taken_when_its_name_is_typed(slicer_host, module, u
     assert line.cursorPosition == len(f"{tmp_path}/second ")
 
 
+def test_a_consent_that_is_given_while_still_typing_is_for_the_folder_that_was_typed(module, tmp_path):
+    federation = module.logic.federation
+    before = federation.folder
+    module.ui.folderPathLineEdit.currentPath = f"{tmp_path}/typed"
+
+    module.ui.consentCheckBox.click()
+
+    assert federation.folder == tmp_path / "typed"
+    assert (tmp_path / "typed/consent.json").is_file()
+    assert not (before / "consent.json").exists()
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"address": 7, "hours": "20-6", "unknown": 1}', "\x00"])
 def test_damaged_settings_are_as_new_ones(module, tmp_path, content):
     from FederatedClientLib.JoinSettings import JoinSettings
