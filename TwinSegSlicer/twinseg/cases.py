@@ -27,6 +27,7 @@ FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 FEW_VOXELS = 2.0  # an image that reaches further than that beyond its label map would be cut
 # Cases have these names since BraTS 2023; since then 3 is the enhancing tumour, since 2024 4 the resection cavity.
 WITH_CAVITY = re.compile(r"brats-(gli|met)-\d+", re.IGNORECASE)
+CHILDREN = re.compile(r"brats-ped-\d+", re.IGNORECASE)  # since 2024 with other numbers for all parts
 SAME_LATTICE = 1e-3  # voxels
 
 
@@ -150,6 +151,11 @@ def _older_labels(case: Case, task: Task, values: list[int]) -> dict[int, int]:
         if 4 in values:
             _tell_of_cavities(task.name)
         return {4: 0}
+    if CHILDREN.fullmatch(case.patient) and older == {4: 3} and 4 in values:
+        raise InputError(
+            f"{case.labels}: BraTS-PED numbers the parts otherwise since 2024 (1 enhancing, 2 non-enhancing, 3 cyst, "
+            "4 oedema); relabel all maps of these data, 1 to 3, 2 and 3 to 1, 4 to 2"
+        )
     for old, new in older.items():
         if {old, new} <= set(values):
             raise InputError(

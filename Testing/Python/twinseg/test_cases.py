@@ -202,6 +202,15 @@ def test_a_label_of_older_data_beside_the_newer_one_is_refused(
         load_case(case, glioma)
 
 
+def test_the_numbers_of_the_childrens_brats_of_2024_are_not_taken_for_those_of_others(
+    tmp_path: Path, glioma: Task, save_nifti: SaveNifti
+) -> None:
+    case = case_with_labels(save_nifti, tmp_path, "BraTS-PED-00001", 1, 2, 4)
+
+    with pytest.raises(InputError, match=r"seg\.nii\.gz: BraTS-PED numbers .*4 oedema.*relabel all maps"):
+        load_case(case, glioma)
+
+
 def _array(path: Path) -> np.ndarray:
     import nibabel
 
