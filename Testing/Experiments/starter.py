@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from twinseg.errors import Cancelled
 from twinseg.home import data_folder
@@ -49,6 +50,8 @@ WORTH_A_REGION_ML = 10.0
 HALF_LOST = 0.002
 """Share of the patch: of 160 by 192 by 160 mm, as much as `WORTH_A_REGION_ML`."""
 COARSER = 2
+CUT_MM, WIDENED_MM = 24.0, 16.0
+"""As much of a synthetic image may be cut off, or empty space added, on each of its six sides."""
 
 
 def starter_task() -> Task:
@@ -57,12 +60,19 @@ def starter_task() -> Task:
 
 
 class SyntheticSamples(RandomSamples):
-    """Grown heads, each another patient every time that it is met."""
+    """Grown heads, each another patient every time that it is met, and each batch in another frame: how much is empty
+    around a head changes what instance norm makes of it, and scans come in all sizes."""
 
-    def __init__(self, heads: Sequence[GrownHead], synthesizer: Synthesizer, seed: int) -> None:
+    def __init__(self, heads: Sequence[GrownHead], synthesizer: Synthesizer, seed: int, batch: int = 1) -> None:
         super().__init__(len(heads), seed)
-        self.synthesizer = synthesizer
+        self.synthesizer, self.batch = synthesizer, batch
         self.heads = [head.to(synthesizer.patch.device) for head in heads]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        random = np.random.default_rng([self.seed, 2, index // self.batch])
+        cut, widened = (round(mm / self.synthesizer.patch.spacing) for mm in (CUT_MM, WIDENED_MM))
+        margins = random.integers(-cut, widened, 6, endpoint=True).tolist()
+        return {name: functional.pad(tensor, margins) for name, tensor in super().__getitem__(index).items()}
 
     def sample(self, number: int, random: np.random.Generator) -> dict[str, Tensor]:
         made = self.synthesizer.sample(self.heads[number], (int(random.integers(2**62)),))
@@ -72,12 +82,14 @@ class SyntheticSamples(RandomSamples):
 class CoarseThenFine(SyntheticSamples):
     """The same, but in the first epochs on a grid of `COARSER` times the spacing."""
 
-    def __init__(self, heads: Sequence[GrownHead], fine: Synthesizer, coarse_epochs: int, seed: int) -> None:
-        super().__init__(heads, fine, seed)
+    def __init__(
+        self, heads: Sequence[GrownHead], fine: Synthesizer, coarse_epochs: int, seed: int, batch: int = 1
+    ) -> None:
+        super().__init__(heads, fine, seed, batch)
         patch = fine.patch
         x, y, z = (size // COARSER for size in patch.shape)
         coarse = Synthesizer((x, y, z), patch.spacing * COARSER, patch.device, fine.mixture)
-        self.coarse, self.coarse_count = SyntheticSamples(heads, coarse, seed), coarse_epochs * len(heads)
+        self.coarse, self.coarse_count = SyntheticSamples(heads, coarse, seed, batch), coarse_epochs * len(heads)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.coarse[index] if index < self.coarse_count else super().__getitem__(index)
@@ -208,7 +220,7 @@ def make_trainer(options: argparse.Namespace, heads: Sequence[GrownHead], task: 
     held_out = max(1, round(VALIDATION_SHARE * len(heads)))
     validation = synthetic_patients(heads[:held_out], VALIDATION_SAMPLES, task, (options.seed, 7))
     fine = Synthesizer(task.patch, task.spacing[0], device)
-    samples = CoarseThenFine(heads[held_out:], fine, options.coarse_epochs, options.seed)
+    samples = CoarseThenFine(heads[held_out:], fine, options.coarse_epochs, options.seed, options.batch)
     torch.manual_seed(options.seed)
     network = build_network(preset(options.preset, len(task.sequences), len(label_values(task)), task.strides))
     if options.init is not None:

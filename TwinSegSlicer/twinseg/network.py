@@ -298,7 +298,7 @@ class ViTUNet(nn.Module):
         lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if lowered else image.dtype
         x = image.to(dtype, memory_format=torch.channels_last_3d)  # before the padding, which then moves half as much
-        x = _pad_to_multiple(x, self.config.total_stride)
+        x = pad_to_multiple(x, self.config.total_stride)
         skips: list[Tensor] = []
         if self.config.variant != "vit":
             x = self.stem(x)
@@ -356,7 +356,8 @@ def _activate(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, 0.01, inplace=True)
 
 
-def _pad_to_multiple(image: Tensor, multiple: Triple) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: Triple) -> Tensor:
+    """(N, C, X, Y, Z) with zeros at the end of each axis that is no multiple."""
     missing = [-size % factor for size, factor in zip(image.shape[2:], multiple, strict=True)]
     if not any(missing):
         return image

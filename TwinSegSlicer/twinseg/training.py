@@ -17,7 +17,7 @@ from twinseg.errors import InputError
 from twinseg.inference import predict
 from twinseg.lesion_mixing import change_core, paste_lesion
 from twinseg.metrics import dice
-from twinseg.network import ViTUNet
+from twinseg.network import ViTUNet, pad_to_multiple
 from twinseg.preprocessing import PreparedCase, label_values, region_channels
 from twinseg.tasks import Task
 from twinseg.trainer import ExtraLoss, RandomSamples, Trainer, TrainingConfig
@@ -120,8 +120,9 @@ class SegmentationTrainer(Trainer[ViTUNet]):
             return self.loss(outputs, labels)
         # Deep supervision (Lee et al. 2015): each coarser prediction counts half as much as the one above.
         total = self.loss(outputs[0], labels)
+        whole = pad_to_multiple(labels.float(), self.network.config.total_stride)  # as the network did with the image
         for level, output in enumerate(outputs[1:], start=1):
-            coarse = functional.interpolate(labels.float(), output.shape[2:], mode="nearest").to(labels.dtype)
+            coarse = functional.interpolate(whole, output.shape[2:], mode="nearest").to(labels.dtype)
             total = total + 0.5**level * self.loss(output, coarse)
         return total
 

@@ -57,9 +57,23 @@ def test_the_first_epochs_are_on_a_coarser_grid_that_shows_as_much_of_a_head() -
 
     samples = starter.CoarseThenFine(heads, synthesizer, coarse_epochs=1, seed=3)
 
-    assert [tuple(samples[index]["image"].shape) for index in range(4)] == [(4, 16, 24, 16)] * 2 + [(4, 32, 48, 32)] * 2
-    assert samples.coarse.synthesizer.patch.spacing == 4.0
-    assert tuple(samples[0]["labels"].shape) == (1, 16, 24, 16)
+    coarse, fine = samples.coarse.synthesizer.patch, samples.synthesizer.patch
+    assert (coarse.shape, coarse.spacing) == ((16, 24, 16), 4.0)
+    assert (fine.shape, fine.spacing) == ((32, 48, 32), 2.0)
+    assert torch.equal(samples[1]["image"], samples.coarse[1]["image"])
+    assert torch.equal(samples[2]["image"], starter.SyntheticSamples(heads, synthesizer, seed=3)[2]["image"])
+
+
+def test_each_batch_is_seen_in_another_frame() -> None:
+    heads, synthesizer = grow_heads(2, seed=1), Synthesizer((32, 48, 32), 2.0)
+
+    samples = starter.SyntheticSamples(heads, synthesizer, seed=3, batch=2)
+
+    shapes = [tuple(samples[index]["image"].shape[1:]) for index in range(6)]
+    assert shapes[::2] == shapes[1::2]  # one batch, one frame
+    assert len(set(shapes)) == 3
+    assert shapes[2] == tuple(samples[3]["labels"].shape[1:])
+    assert all(n - 24 <= size <= n + 16 for shape in shapes for size, n in zip(shape, (32, 48, 32), strict=True))
 
 
 def test_nothing_drawn_scores_nothing_and_all_right_scores_one() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from twinseg import inference
 from twinseg.errors import InputError
@@ -81,6 +82,20 @@ def test_a_short_training_learns_blobs(toy: Task, deep_supervision: bool) -> Non
     assert before < 0.4
     assert learner.state.best_score > 0.8
     assert learner.state.best_score == pytest.approx(np.mean(learner.validation_scores(learner.best_weights)))
+
+
+def test_coarser_predictions_are_held_against_the_labels_at_their_own_places(toy: Task) -> None:
+    learner = trainer(toy, SegmentationConfig(epochs=1), replace(CONFIG, deep_supervision=True))
+    labels = blob(0).labels
+    assert labels is not None
+    cut = torch.from_numpy(labels)[None, None, :18, :, :17]  # no multiple of the strides: the network pads it
+    padded = functional.pad(cut, (0, 3, 0, 0, 0, 2))[..., ::2, ::2, ::2]
+    right = [50.0 * functional.one_hot(one[:, 0].long(), 3).movedim(-1, 1) for one in (cut, padded)]
+
+    loss = learner.supervised_loss(right, cut)
+
+    assert [tuple(one.shape[2:]) for one in right] == [(18, 20, 17), (10, 10, 10)]
+    assert float(loss) < 0.01
 
 
 def test_progress_is_told_after_each_step(toy: Task) -> None:
