@@ -50,8 +50,8 @@ WORTH_A_REGION_ML = 10.0
 HALF_LOST = 0.002
 """Share of the patch: of 160 by 192 by 160 mm, as much as `WORTH_A_REGION_ML`."""
 COARSER = 2
-CUT_MM, WIDENED_MM = 24.0, 16.0
-"""As much of a synthetic image may be cut off, or empty space added, on each of its six sides."""
+CUT_MM, WIDENED_MM = 24.0, 32.0
+"""As much of a synthetic image may be cut off, or of its outermost slice repeated, on each of its six sides."""
 
 
 def starter_task() -> Task:
@@ -72,11 +72,17 @@ class SyntheticSamples(RandomSamples):
         random = np.random.default_rng([self.seed, 2, index // self.batch])
         cut, widened = (round(mm / self.synthesizer.patch.spacing) for mm in (CUT_MM, WIDENED_MM))
         margins = random.integers(-cut, widened, 6, endpoint=True).tolist()
-        return {name: functional.pad(tensor, margins) for name, tensor in super().__getitem__(index).items()}
+        return {name: framed(tensor, margins) for name, tensor in super().__getitem__(index).items()}
 
     def sample(self, number: int, random: np.random.Generator) -> dict[str, Tensor]:
         made = self.synthesizer.sample(self.heads[number], (int(random.integers(2**62)),))
         return {"image": made.image, "labels": made.labels[None]}
+
+
+def framed(tensor: Tensor, margins: Sequence[int]) -> Tensor:
+    """(C, X, Y, Z), cut by the negative of six margins (voxels; Z first) and continued by its last slices by others."""
+    cut = functional.pad(tensor, [min(0, margin) for margin in margins])
+    return functional.pad(cut[None].float(), [max(0, margin) for margin in margins], mode="replicate")[0].to(cut.dtype)
 
 
 class CoarseThenFine(SyntheticSamples):
